@@ -1,0 +1,15 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace searchpipe::bindings {
+
+// One function a bound class (or family of functions), each in a file of its own.
+void register_token_store(pybind11::module_& m);
+void register_pair_packer(pybind11::module_& m);
+void register_batch_planner(pybind11::module_& m);
+void register_diversity(pybind11::module_& m);
+void register_fusion(pybind11::module_& m);
+void register_histogram(pybind11::module_& m);
+
+}  // namespace searchpipe::bindings

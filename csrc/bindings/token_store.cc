@@ -1,0 +1,7 @@
+#include "bindings/module.h"
+
+namespace searchpipe::bindings {
+
+void register_token_store(pybind11::module_& m) { (void)m; }
+
+}  // namespace searchpipe::bindings

@@ -1,0 +1,1 @@
+"""A seeded, believable catalog and query log, for the demo and the tests."""

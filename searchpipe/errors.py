@@ -1,0 +1,114 @@
+"""Every exception that searchpipe raises on purpose.
+
+Each message names the value that was refused, the limit it broke and, where
+there is one, the cure. All of them derive from :class:`SearchpipeError`, so a
+host can fence the library off with one ``except``.
+"""
+
+from __future__ import annotations
+
+
+class SearchpipeError(Exception):
+    """Base of all errors; ``code`` is stable and machine-readable, ``cure`` says what to do."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, cure: str = "") -> None:
+        super().__init__(f"{message} {cure}" if cure else message)
+        self.cure = cure
+
+
+class QueryError(SearchpipeError, ValueError):
+    """A query that cannot be answered as asked: text, k, budget or context."""
+
+    code = "bad_query"
+
+
+class FilterError(QueryError):
+    """A filter on an unknown column, or with an operator or value that the column cannot take."""
+
+    code = "bad_filter"
+
+
+class ConfigError(SearchpipeError, ValueError):
+    """A configuration with an unknown key, a wrong type or a value outside its limits."""
+
+    code = "bad_config"
+
+
+class MissingDependencyError(SearchpipeError, ImportError):
+    """An optional package is needed and not installed; the cure names the extra."""
+
+    code = "missing_dependency"
+
+
+class CatalogError(SearchpipeError):
+    """A catalog file that cannot be indexed: unreadable, unmapped, or too many bad rows."""
+
+    code = "bad_catalog"
+
+
+class CatalogBusyError(CatalogError):
+    """Another process is indexing into the same folder."""
+
+    code = "catalog_busy"
+
+
+class SnapshotError(SearchpipeError):
+    """A snapshot that cannot be opened."""
+
+    code = "bad_snapshot"
+
+
+class SnapshotNotFoundError(SnapshotError, FileNotFoundError):
+    """There is no published snapshot at that path."""
+
+    code = "no_snapshot"
+
+
+class SnapshotCorruptError(SnapshotError):
+    """A file of the snapshot is missing, truncated or not what the manifest says."""
+
+    code = "corrupt_snapshot"
+
+
+class SnapshotVersionError(SnapshotError):
+    """The snapshot's schema is newer than this release, or too old to read."""
+
+    code = "snapshot_version"
+
+
+class ModelError(SearchpipeError):
+    """A model that is not what its specification says: bad ONNX, wrong inputs, wrong shape."""
+
+    code = "bad_model"
+
+
+class ModelFetchError(ModelError):
+    """A model's files could not be fetched or do not match their hash."""
+
+    code = "model_fetch"
+
+
+class EngineError(SearchpipeError):
+    """An engine failed while it ran."""
+
+    code = "engine_failed"
+
+
+class PipelineError(SearchpipeError):
+    """Stages that do not fit together, or a pipeline used in a way it does not allow."""
+
+    code = "bad_pipeline"
+
+
+class OverloadedError(PipelineError):
+    """A bounded queue is full; try again later."""
+
+    code = "overloaded"
+
+
+class ClosedError(PipelineError):
+    """The pipeline was closed."""
+
+    code = "closed"
