@@ -118,7 +118,7 @@ class Report:
 
     @staticmethod
     def parser(name: str, title: str, *, seed: int = 0) -> argparse.ArgumentParser:
-        """Make a parser of the arguments that all benchmarks take; add your own, then call :meth:`from_args`."""
+        """Make a parser of what all benchmarks take; add your own arguments, then call :meth:`from_args`."""
         parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=title)
         parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
         parser.add_argument("--seed", type=int, default=seed, help="of random input (default: %(default)s)")
