@@ -22,6 +22,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
+_SHARES = {"encode": 0.3, "recall": 0.2, "prerank": 0.1, "diversify": 0.05, "page": 0.05}
+
+
 class PipelineSettings(Settings):
     """``[pipeline]``: which stages run, and the limits of one pipeline object.
 
@@ -49,13 +52,7 @@ class BudgetSettings(Settings):
     """
 
     default_ms: Annotated[float, msgspec.Meta(gt=0.0, le=600_000.0)] = 50.0
-    shares: dict[str, Share] = {
-        "encode": 0.3,
-        "recall": 0.2,
-        "prerank": 0.1,
-        "diversify": 0.05,
-        "page": 0.05,
-    }
+    shares: dict[str, Share] = msgspec.field(default_factory=lambda: dict(_SHARES))
 
 
 class ModelsSettings(Settings):
@@ -85,7 +82,7 @@ class RecallSettings(Settings):
 class PrerankSettings(Settings):
     """``[prerank]``: the weights of the formula's features (:class:`searchpipe.stages.features.Features`)."""
 
-    weights: dict[str, float] = {"fused": 1.0}
+    weights: dict[str, float] = msgspec.field(default_factory=lambda: {"fused": 1.0})
 
 
 class ScoreSettings(Settings):
