@@ -8,9 +8,9 @@ in processes that the host forks later.
 from __future__ import annotations
 
 import ctypes
+import json
 import sys
-
-import msgspec
+from dataclasses import asdict, dataclass
 
 _SUCCESS = 0
 # CUdevice_attribute values of the driver API.
@@ -19,7 +19,8 @@ _CAPABILITY_MINOR = 76
 _NAME_BYTES = 128
 
 
-class CudaDevice(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class CudaDevice:
     """One GPU; memory in bytes."""
 
     name: str
@@ -27,7 +28,8 @@ class CudaDevice(msgspec.Struct, frozen=True):
     memory: int
 
 
-class CudaFacts(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class CudaFacts:
     """What the driver says; ``reason`` is empty when it can be used."""
 
     driver: str
@@ -88,4 +90,4 @@ def _text_of(library: ctypes.CDLL, status: int) -> str:
 
 
 if __name__ == "__main__":
-    print(msgspec.json.encode(cuda_facts()).decode())
+    print(json.dumps(asdict(cuda_facts())))
