@@ -230,16 +230,15 @@ class Pipeline:
         deadline = Deadline(self._config.budget.default_ms if budget_ms is None else budget_ms)
         if self._closed:
             raise ClosedError("The pipeline was closed.", cure="Open a new one.")
-        parsed = None
         if filters:
             from searchpipe.catalog.filters import parse_filters
 
             if self._snapshot is None:
                 raise PipelineError("Filters need a snapshot, and this pipeline has none.")
-            parsed = parse_filters(filters, self._snapshot.columns)
+            parse_filters(filters, self._snapshot.columns)
         if context is not None and not isinstance(context, Mapping):
             raise QueryError(f"context is of type {type(context).__name__}.", cure="Give a mapping.")
-        query = Query(clean_text(text, limits.max_query_chars), check_k(k, limits.max_k), parsed, context or {})
+        query = Query(clean_text(text, limits.max_query_chars), check_k(k, limits.max_k), filters or {}, context or {})
         return Work(query, deadline, self._costs)
 
     @contextmanager

@@ -111,6 +111,13 @@ class PairScorer:
         scores[layout.permutation] = self._logits(self.engine.run(feeds), rows)
         return scores
 
+    def lengths(self, query_ids: Int32, store: TokenStore, docs: Int32) -> Int32:
+        """Tokens of each pair's row, special ones included and without padding: int32 [n]."""
+        layout = self._packer.layout(query_ids, store, docs)
+        lengths = np.empty(layout.rows, np.int32)
+        lengths[layout.permutation] = layout.lengths
+        return lengths
+
     def tokens_of(self, query_ids: Int32, store: TokenStore, docs: Int32) -> tuple[int, int]:
         """Rows and width (tokens, with padding) of the step that would score ``docs``, for a cost model."""
         if len(docs) == 0:
