@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,6 @@ def test_verify_reports_changed_and_missing_files(cache: Path) -> None:
     model = Path(fetched["model"])
     content, status = model.read_bytes(), model.stat()
     model.write_bytes(b"X" + content[1:])
-    import os
-
     os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns))  # only a full hash can tell
     assert "changed" in run("verify", code=1)
     model.unlink()
