@@ -9,7 +9,7 @@ from typing import Any
 from searchpipe.errors import FilterError
 
 _OPERATORS = {"<=": "lte", ">=": "gte", "<": "lt", ">": "gt", "!=": "ne"}
-_EXPRESSION = re.compile(r"^\s*([^<>=!\s]+)\s*(<=|>=|!=|<|>|=)\s*(.+?)\s*$")
+_EXPRESSION = re.compile(r"^\s*([^<>=!\s]+)\s*(<=|>=|!=|<|>|=)\s*([^=\s].*?)\s*$")
 
 
 def parse_expressions(expressions: Iterable[str]) -> dict[str, Any]:
