@@ -85,7 +85,7 @@ class RecallSettings(Settings, frozen=True):
 class PrerankSettings(Settings, frozen=True):
     """``[prerank]``: the weights of the formula's features (:class:`searchpipe.stages.features.Features`)."""
 
-    weights: dict[str, float] = msgspec.field(default_factory=lambda: {"fused": 1.0})
+    weights: dict[str, float] = msgspec.field(default_factory=lambda: {"fused": 1.0, "lexical": 0.5})
 
 
 class ScoreSettings(Settings, frozen=True):
@@ -102,7 +102,7 @@ class ScoreSettings(Settings, frozen=True):
 
     depth: Positive = 100
     step_rows: Positive = 16
-    weight: Share = 0.5
+    weight: Share = 0.8
     temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 3.0
     max_query_tokens: Positive = 32
     max_doc_tokens: Positive = 128
