@@ -48,6 +48,7 @@ class BuildReport:
         mistyped: column -> values of another type, which count as missing.
         bytes: size of the snapshot.
         seconds: time the build took.
+
     """
 
     path: Path
@@ -90,6 +91,7 @@ def build_snapshot(
         CatalogError: unreadable files, too many bad rows, or a folder that cannot be written.
         CatalogBusyError: another process builds into ``out``.
         ModelFetchError, ModelError, MissingDependencyError: see :func:`searchpipe.models.resolve`.
+
     """
     settings = settings or IndexSettings()
     sources = [Path(source)] if isinstance(source, Path | str) else [Path(path) for path in source]
@@ -111,7 +113,7 @@ def build_snapshot(
     except OSError as error:
         raise CatalogError(
             f"The snapshot in {folder.path} cannot be written: {error}.",
-            cure="Check that the disk has room and that the folder can be written; what was published is unchanged.",
+            cure="Check that the disk has room and the folder is writable; what was published is unchanged.",
         ) from error
 
 
@@ -203,7 +205,7 @@ class _Build:
         )
 
     def _known_vectors(self) -> KnownVectors | None:
-        """The published build's vectors, if the same model made them."""
+        """Return the published build's vectors, if the same model made them."""
         encoder: ModelInfo = self._models.encoder_info
         if not self._previous or not encoder.sha256:
             return None

@@ -44,6 +44,7 @@ class ProductStream:
 
         Raises:
             CatalogError: when too many rows are bad, or there is no good one at all.
+
         """
         chunk: list[Product] = []
         characters = 0
@@ -60,7 +61,9 @@ class ProductStream:
         if chunk:
             yield chunk
         if not any_product:
-            raise CatalogError(f"None of the {self.rows:,} rows is a product.", cure="Index a catalog with some rows.")
+            raise CatalogError(
+                f"None of the {self.rows:,} rows is a product.", cure="Index a catalog with some rows."
+            )
 
     def _products(self) -> Iterator[Product]:
         checker = RowChecker(self._settings)

@@ -31,6 +31,7 @@ class NumberColumn:
 
     Attributes:
         values: float64 ``(count,)``, NaN where missing; memory-mapped.
+
     """
 
     def __init__(self, name: str, kind: ColumnKind, values: NDArray[np.float64]) -> None:
@@ -39,7 +40,7 @@ class NumberColumn:
         self.values = values
 
     def take(self, docs: Int32) -> NDArray[np.float64]:
-        """The values of ``docs``: float64 ``(n,)``."""
+        """Return the values of ``docs``: float64 ``(n,)``."""
         return self.values[docs]
 
     def groups(self, docs: Int32) -> Int32:
@@ -83,6 +84,7 @@ class CategoryColumn:
 
     Attributes:
         codes: int32 ``(count,)`` into ``categories``, -1 where missing; memory-mapped.
+
     """
 
     kind: ColumnKind = "category"
@@ -98,15 +100,15 @@ class CategoryColumn:
         return self._dictionary.categories
 
     def code_of(self, category: str) -> int:
-        """The code of ``category``, -1 if no document has it."""
+        """Return the code of ``category``, -1 if no document has it."""
         return self._dictionary.code_of(category)
 
     def take(self, docs: Int32) -> Int32:
-        """The codes of ``docs``: int32 ``(n,)``."""
+        """Return the codes of ``docs``: int32 ``(n,)``."""
         return self.codes[docs]
 
     def groups(self, docs: Int32) -> Int32:
-        """The codes of ``docs``, for quotas: int32 ``(n,)``, -1 where missing."""
+        """Return the codes of ``docs``, for quotas: int32 ``(n,)``, -1 where missing."""
         return self.take(docs)
 
 
@@ -116,6 +118,7 @@ class CategoriesColumn:
     Attributes:
         ends: int64 ``(count + 1,)``; document d has the codes from ``ends[d]`` to ``ends[d + 1]``.
         codes: int32, into ``categories``; both are memory-mapped.
+
     """
 
     kind: ColumnKind = "categories"
@@ -132,11 +135,11 @@ class CategoriesColumn:
         return self._dictionary.categories
 
     def code_of(self, category: str) -> int:
-        """The code of ``category``, -1 if no document has it."""
+        """Return the code of ``category``, -1 if no document has it."""
         return self._dictionary.code_of(category)
 
     def take(self, docs: Int32) -> list[Int32]:
-        """The codes of each of ``docs``."""
+        """Return the codes of each of ``docs``."""
         return [self.codes[self.ends[doc] : self.ends[doc + 1]] for doc in np.asarray(docs).tolist()]
 
     def groups(self, docs: Int32, level: int = -1) -> Int32:
@@ -184,7 +187,7 @@ class Columns(Mapping[str, Column]):
         return {name: column.kind for name, column in self._columns.items()}
 
     def numbers(self, name: str, docs: Int32) -> NDArray[np.float64]:
-        """The numbers of ``docs`` in a column, all NaN if there is no such column of numbers."""
+        """Return the numbers of ``docs`` in a column, all NaN if there is no such column of numbers."""
         column: Any = self._columns.get(name)
         if not isinstance(column, NumberColumn):
             return np.full(len(docs), np.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,9 @@ class _CategoryWriter(_ColumnWriter):
         bad = 0
         for value in values:
             try:
-                found = to_categories(value, self.separators) if self._many else [to_category(value)]
+                found: Sequence[str | None] = (
+                    to_categories(value, self.separators) if self._many else [to_category(value)]
+                )
             except ValueError:
                 bad += 1
                 found = [] if self._many else [None]

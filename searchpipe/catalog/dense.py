@@ -58,7 +58,7 @@ class DenseIndex:
                 )
 
     def search(self, vector: Float32, k: int, *, mask: Bool | None = None) -> tuple[Int32, Float32]:
-        """The ``k`` documents nearest to ``vector``, best first.
+        """Return the ``k`` documents nearest to ``vector``, best first.
 
         Args:
             vector: float32 ``(dim,)``.
@@ -70,6 +70,7 @@ class DenseIndex:
 
         Raises:
             QueryError: for a vector or mask of another shape, or a vector that is not finite.
+
         """
         query = np.ascontiguousarray(vector, np.float32)
         if query.shape != (self.dim,):
@@ -92,7 +93,7 @@ class DenseIndex:
         return ranked(docs, self.vectors[docs] @ query)
 
     def to_faiss(self) -> Any:
-        """A FAISS CPU index of all vectors, for example to be copied to a GPU.
+        """Return a FAISS CPU index of all vectors, for example to be copied to a GPU.
 
         A flat index is made anew by each call and holds a copy of the vectors.
         """

@@ -37,12 +37,16 @@ class DenseWriter:
 
         Raises:
             CatalogError: for vectors of another size, or NaN or infinity in them.
+
         """
         if vectors.ndim != 2 or vectors.shape[1] != self._dim:
-            raise CatalogError(f"The encoder gave vectors of shape {vectors.shape} instead of (n, {self._dim}).")
+            raise CatalogError(
+                f"The encoder gave vectors of shape {vectors.shape} instead of (n, {self._dim})."
+            )
         if not np.isfinite(vectors).all():
             raise CatalogError(
-                "The encoder gave NaN or infinity for a product.", cure="Use another model, or a wider precision."
+                "The encoder gave NaN or infinity for a product.",
+                cure="Use another model, or a wider precision.",
             )
         self._vectors.append(vectors)
 
@@ -90,7 +94,9 @@ class DenseWriter:
         index = faiss.IndexIVFScalarQuantizer(
             quantizer, self._dim, lists, code, faiss.METRIC_INNER_PRODUCT, False
         )
-        chosen = np.random.default_rng(_SEED).choice(count, min(count, lists * _TRAINING_PER_LIST), replace=False)
+        chosen = np.random.default_rng(_SEED).choice(
+            count, min(count, lists * _TRAINING_PER_LIST), replace=False
+        )
         index.train(np.ascontiguousarray(vectors[np.sort(chosen)]))
         probes = min(probes, lists)
         return index, DenseInfo(kind="ivf", dim=self._dim, ivf_lists=lists, ivf_probes=probes)

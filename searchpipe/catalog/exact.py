@@ -17,7 +17,7 @@ _NO_SCORES = np.empty(0, np.float32)
 
 
 def exact_search(vectors: Float32, query: Float32, k: int, mask: Bool | None = None) -> tuple[Int32, Float32]:
-    """The ``k`` rows of ``vectors`` (float32 ``(n, d)``) with the largest inner product, best first.
+    """Return the ``k`` rows of ``vectors`` (float32 ``(n, d)``) with the largest inner product, best first.
 
     ``mask`` bool ``(n,)`` restricts them. Equal scores are in the order of the
     rows. Safe from many threads.

@@ -109,10 +109,11 @@ class All:
 
 
 def parse_filters(filters: Mapping[str, Any] | None, columns: Columns) -> Filter | None:
-    """The filter that ``filters`` describe, or None if they are empty.
+    """Return the filter that ``filters`` describe, or None if they are empty.
 
     Raises:
         FilterError: for an unknown column or operator, or a value of the wrong type.
+
     """
     if filters is None:
         return None
@@ -124,7 +125,9 @@ def parse_filters(filters: Mapping[str, Any] | None, columns: Columns) -> Filter
     parts: list[Filter] = []
     for name, condition in filters.items():
         if not isinstance(name, str) or name not in columns:
-            raise FilterError(f"There is no column {name!r} to filter on.", cure=_nearest(str(name), columns.names))
+            raise FilterError(
+                f"There is no column {name!r} to filter on.", cure=_nearest(str(name), columns.names)
+            )
         parts.append(_condition(name, condition, columns[name]))
     # Sorted, so that the same filters in another order share one cached mask.
     return All(tuple(sorted(parts, key=repr))) if parts else None
@@ -134,7 +137,9 @@ def _condition(name: str, condition: Any, column: Column) -> Filter:
     if not isinstance(condition, Mapping):
         return _any_of(name, condition, column)
     if not condition:
-        raise FilterError(f"The filter on {name!r} has no operator.", cure=f"Use one of {', '.join(_OPERATORS)}.")
+        raise FilterError(
+            f"The filter on {name!r} has no operator.", cure=f"Use one of {', '.join(_OPERATORS)}."
+        )
     parts = [_operator(name, operator, value, column) for operator, value in condition.items()]
     return parts[0] if len(parts) == 1 else All(tuple(sorted(parts, key=repr)))
 
@@ -142,7 +147,9 @@ def _condition(name: str, condition: Any, column: Column) -> Filter:
 def _operator(name: str, operator: Any, value: Any, column: Column) -> Filter:
     if operator in _ORDER:
         if column.kind != "number":
-            raise FilterError(f"Column {name!r} holds {_kind(column)}; {operator!r} needs numbers.", cure="Use 'in'.")
+            raise FilterError(
+                f"Column {name!r} holds {_kind(column)}; {operator!r} needs numbers.", cure="Use 'in'."
+            )
         return Order(name, operator, _number(name, value))
     if operator in ("eq", "in"):
         return _any_of(name, value, column)
@@ -154,12 +161,14 @@ def _operator(name: str, operator: Any, value: Any, column: Column) -> Filter:
         if not isinstance(value, bool):
             raise FilterError(f"'exists' on {name!r} takes true or false, not {value!r}.")
         return Exists(name) if value else Not(Exists(name))
-    raise FilterError(f"There is no operator {operator!r} (on {name!r}).", cure=_nearest(str(operator), _OPERATORS))
+    raise FilterError(
+        f"There is no operator {operator!r} (on {name!r}).", cure=_nearest(str(operator), _OPERATORS)
+    )
 
 
 def _any_of(name: str, values: Any, column: Column) -> Filter:
     many = values if isinstance(values, list | tuple | set | frozenset) else [values]
-    return AnyOf(name, tuple(sorted({_value(name, value, column) for value in many})))  # type: ignore[type-var]
+    return AnyOf(name, tuple(sorted({_value(name, value, column) for value in many})))
 
 
 def _value(name: str, value: Any, column: Column) -> _Value:
@@ -176,9 +185,14 @@ def _value(name: str, value: Any, column: Column) -> _Value:
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
         raise FilterError(f"Column {name!r} holds numbers, not {type(value).__name__} ({value!r:.60}).")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise FilterError(f"The number in the filter on {name!r} is too large.") from None
     if math.isnan(number):
-        raise FilterError(f"The filter on {name!r} compares with NaN, which equals nothing.", cure="Use 'exists'.")
+        raise FilterError(
+            f"The filter on {name!r} compares with NaN, which equals nothing.", cure="Use 'exists'."
+        )
     return number
 
 

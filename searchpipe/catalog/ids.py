@@ -45,11 +45,11 @@ class IdTable:
         self._order = open_array(folder / "ids.order", np.int32, (count,))
 
     def ids(self, docs: Any) -> list[str]:
-        """The ids of ``docs`` (int ``(n,)``). Raises IndexError for an ordinal that does not exist."""
+        """Return the ids of ``docs`` (int ``(n,)``). Raises IndexError for an ordinal that does not exist."""
         return [self._blobs[doc].decode() for doc in np.asarray(docs).tolist()]
 
     def ordinal(self, product_id: str) -> int | None:
-        """The ordinal of ``product_id``, or None."""
+        """Return the ordinal of ``product_id``, or None."""
         encoded = product_id.encode("utf-8", "replace")
         value = np.uint64(_hash(encoded))
         place = int(np.searchsorted(self._hashes, value))

@@ -42,6 +42,7 @@ class SnapshotFolder:
 
         Raises:
             CatalogBusyError: at once, when another process (or thread) builds here.
+
         """
         self.builds.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -61,24 +62,27 @@ class SnapshotFolder:
             os.close(handle)
 
     def current(self) -> str | None:
-        """The name of the published build, or None."""
+        """Return the name of the published build, or None."""
         try:
             return self._current.read_text("utf-8").strip() or None
         except FileNotFoundError:
             return None
 
     def resolve(self) -> Path:
-        """The folder of the published build; a build's own folder is taken for itself.
+        """Return the folder of the published build; a build's own folder is taken for itself.
 
         Raises:
             SnapshotNotFoundError: when nothing is published here.
+
         """
         name = self.current()
         if name is None:
             if (self.path / MANIFEST).is_file():
                 return self.path
             what = "has no published snapshot" if self.path.is_dir() else "does not exist"
-            raise SnapshotNotFoundError(f"The folder {self.path} {what}.", cure="Build one with: searchpipe index")
+            raise SnapshotNotFoundError(
+                f"The folder {self.path} {what}.", cure="Build one with: searchpipe index"
+            )
         if "/" in name or name.startswith("."):
             raise SnapshotNotFoundError(f"{self._current} names {name!r}, which is no build.")
         return self.builds / name

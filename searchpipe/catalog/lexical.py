@@ -53,7 +53,7 @@ class LexicalIndex:
     def search(
         self, text: str, k: int, *, mask: Bool | None = None, boosts: Mapping[str, float] | None = None
     ) -> tuple[Int32, Float32]:
-        """The ``k`` best documents that have any term of ``text``, best first.
+        """Return the ``k`` best documents that have any term of ``text``, best first.
 
         Args:
             text: any text; at most ``max_query_terms`` distinct terms of it count.
@@ -66,6 +66,7 @@ class LexicalIndex:
 
         Raises:
             QueryError: for a mask of another length or a boost of an unknown field.
+
         """
         k = min(k, self._count)
         query = self._query(text, boosts if boosts is not None else self._boosts)
@@ -83,7 +84,7 @@ class LexicalIndex:
         return self._ranked(*self._fetch_allowed(query, k, mask, allowed), k)
 
     def terms(self, text: str) -> list[str]:
-        """The terms that a query is searched by, for explanations."""
+        """Return the terms that a query is searched by, for explanations."""
         return self._analyzer.query_terms(text, self._max_terms)
 
     def close(self) -> None:
@@ -102,7 +103,9 @@ class LexicalIndex:
         for term in self.terms(text):
             for field, boost in boosts.items():
                 if boost > 0:
-                    query = tantivy.Query.term_query(self._schema, inner_name(self._places[field]), term, "freq")
+                    query = tantivy.Query.term_query(
+                        self._schema, inner_name(self._places[field]), term, "freq"
+                    )
                     parts.append((tantivy.Occur.Should, tantivy.Query.boost_query(query, boost)))
         return tantivy.Query.boolean_query(parts) if parts else None
 
@@ -138,7 +141,7 @@ class LexicalIndex:
         return docs[order], scores[order]
 
     def _check_order(self) -> None:
-        """The first and last document of each segment must be where the table of ordinals says."""
+        """Check that the first and last document of each segment are where the table of ordinals says."""
         for segment, (start, end) in enumerate(zip(self._starts[:-1], self._starts[1:], strict=True)):
             ends = [tantivy.DocAddress(segment, 0), tantivy.DocAddress(segment, int(end - start) - 1)]
             found = self._searcher.fast_field_values(ORDINAL, ends)
@@ -147,7 +150,7 @@ class LexicalIndex:
 
 
 def inner_name(place: int) -> str:
-    """tantivy's name of a field: a catalog's own names may hold characters that it refuses."""
+    """Tantivy's name of a field: a catalog's own names may hold characters that it refuses."""
     return f"f{place}"
 
 
@@ -167,7 +170,7 @@ def register_terms(index: Any) -> None:
 
 
 def _open(folder: Path) -> tuple[Any, Path | None]:
-    """A searcher, and the folder of links made for it, if any."""
+    """Return a searcher, and the folder of links made for it, if any."""
     try:
         return _searcher(folder), None
     except (ValueError, OSError):

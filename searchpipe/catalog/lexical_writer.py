@@ -10,7 +10,14 @@ import msgspec
 import numpy as np
 import tantivy
 
-from searchpipe.catalog.lexical import COMBINED, COMBINED_PARTS, ORDINAL, inner_name, lexical_schema, register_terms
+from searchpipe.catalog.lexical import (
+    COMBINED,
+    COMBINED_PARTS,
+    ORDINAL,
+    inner_name,
+    lexical_schema,
+    register_terms,
+)
 from searchpipe.catalog.rows import Product
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.storage import ArrayWriter
@@ -29,6 +36,7 @@ class LexicalWriter:
 
     Raises:
         CatalogError: when tantivy cannot write on, for example on a full disk.
+
     """
 
     def __init__(self, folder: Path, settings: IndexSettings) -> None:
@@ -98,7 +106,9 @@ def field_terms(values: Mapping[str, Any], fields: Iterable[str], analyze: Any) 
         return known[name]
 
     return {
-        field: [term for part in COMBINED_PARTS for term in terms_of(part)] if field == COMBINED else terms_of(field)
+        field: [term for part in COMBINED_PARTS for term in terms_of(part)]
+        if field == COMBINED
+        else terms_of(field)
         for field in fields
     }
 

@@ -102,19 +102,21 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of the snapshot in ``folder``.
+    """Return the manifest of the snapshot in ``folder``.
 
     Raises:
         SnapshotNotFoundError: when there is none.
         SnapshotVersionError: when this release cannot read its schema.
         SnapshotCorruptError: when it was changed or cut short.
+
     """
     path = folder / MANIFEST
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise SnapshotNotFoundError(
-            f"There is no snapshot in {folder}: it has no {MANIFEST}.", cure="Build one with: searchpipe index"
+            f"There is no snapshot in {folder}: it has no {MANIFEST}.",
+            cure="Build one with: searchpipe index",
         ) from None
     try:
         schema = msgspec.json.decode(raw, type=_Head).schema
@@ -137,15 +139,20 @@ def verify_files(folder: Path, manifest: Manifest, *, hashes: bool) -> None:
 
     Raises:
         SnapshotCorruptError: naming the file and the difference.
+
     """
     for name, info in manifest.files.items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise SnapshotCorruptError(f"The manifest in {folder} lists a file outside it: {name}.", cure=REBUILD)
+            raise SnapshotCorruptError(
+                f"The manifest in {folder} lists a file outside it: {name}.", cure=REBUILD
+            )
         path = folder / name
         try:
             size = path.stat().st_size
             if size != info.bytes:
-                raise SnapshotCorruptError(f"{path} has {size:,} bytes instead of {info.bytes:,}.", cure=REBUILD)
+                raise SnapshotCorruptError(
+                    f"{path} has {size:,} bytes instead of {info.bytes:,}.", cure=REBUILD
+                )
             if hashes:
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()

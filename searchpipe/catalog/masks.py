@@ -30,6 +30,7 @@ class MaskCache:
 
         Raises:
             FilterError: for filters that cannot be parsed.
+
         """
         parsed = parse_filters(filters, self._columns)
         if parsed is None:

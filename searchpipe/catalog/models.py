@@ -28,12 +28,15 @@ class BuildModels:
     document_prefix: str
 
     @classmethod
-    def open(cls, settings: IndexSettings, encoder: Encoder | None, tokenizer: Tokenizer | None) -> BuildModels:
+    def open(
+        cls, settings: IndexSettings, encoder: Encoder | None, tokenizer: Tokenizer | None
+    ) -> BuildModels:
         """Resolve and load what the caller did not bring.
 
         Raises:
             ConfigError: when the settings name a model of another kind.
             ModelFetchError, ModelError, MissingDependencyError: when one cannot be had.
+
         """
         if encoder is None:
             encoder = _open_encoder(settings)

@@ -9,10 +9,11 @@ from searchpipe.errors import MissingDependencyError
 
 
 def require(module: str, extra: str) -> Any:
-    """The imported module.
+    """Return the imported module.
 
     Raises:
         MissingDependencyError: when it is not installed; the cure names the extra.
+
     """
     try:
         return importlib.import_module(module)

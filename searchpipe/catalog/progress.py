@@ -21,6 +21,7 @@ class BuildProgress:
         reused: products whose vector came from the previous build.
         bytes_read: bytes of the sources read so far, in the files' own compression.
         bytes_total: bytes of all sources.
+
     """
 
     phase: Phase

@@ -50,6 +50,7 @@ class RejectLog:
         Raises:
             CatalogError: at the end above the configured share; before it once
                 1,000 rows were read and more than half of them were bad.
+
         """
         share = self.count / rows if rows else 0.0
         hopeless = rows >= _EARLY_ROWS and share > _EARLY_SHARE
@@ -57,7 +58,7 @@ class RejectLog:
             return
         common = ", ".join(f"{reason} ({count:,})" for reason, count in self.reasons.most_common(3))
         raise CatalogError(
-            f"{self.count:,} of {rows:,} rows are bad ({share:.1%}), above the limit of {self._max_share:.1%}: "
+            f"{self.count:,} of {rows:,} rows are bad: {share:.1%}, above the limit of {self._max_share:.1%}, "
             f"mostly {common}. Each is listed in {self.path}.",
             cure="Correct the rows or the field names ([index.fields]), or raise max_reject_share.",
         )

@@ -29,6 +29,7 @@ class Product:
         id: unique within the catalog.
         values: canonical name (or the catalog's own, for other fields) -> value.
             ``title`` and ``text`` are always there; missing columns are not.
+
     """
 
     id: str
@@ -52,10 +53,11 @@ class RowChecker:
         }
 
     def check(self, row: RawRow) -> Product:
-        """The product in ``row``.
+        """Return the product in ``row``.
 
         Raises:
             RowError: with the reason why there is none.
+
         """
         if row.data is None:
             raise RowError(row.problem)
@@ -75,9 +77,9 @@ class RowChecker:
         except RowError as error:
             raise RowError(str(error), product_id) from None
         for name, value in row.data.items():
-            if name not in self._mapped and name not in values and name not in self._source_of:
-                if not is_missing(value) and not isinstance(value, bytes):
-                    values[name] = clean_text(value) if isinstance(value, str) else value
+            known = name in self._mapped or name in self._source_of or name in values
+            if not (known or is_missing(value) or isinstance(value, bytes)):
+                values[name] = clean_text(value) if isinstance(value, str) else value
         return Product(product_id, values)
 
     def _id(self, value: Any) -> str:

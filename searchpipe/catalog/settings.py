@@ -23,6 +23,8 @@ CANONICAL_COLUMNS: dict[str, ColumnKind] = {
     "rating_count": "number",
 }
 
+_LEXICAL_FIELDS = {"title": 2.0, "brand": 1.0, "category": 0.5, "color": 0.5, "all": 1.0}
+
 
 class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The catalog's own key of every field that searchpipe knows; all others keep their names."""
@@ -72,6 +74,7 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         threads: CPU threads of the encoder; 0 leaves it to the runtime.
         lexical_memory_mb: MiB the lexical writer fills before it writes a segment.
         keep_builds: published builds kept, the current one included.
+
     """
 
     fields: FieldMap = FieldMap()
@@ -82,7 +85,7 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_reject_share: float = 0.05
     languages: tuple[str, ...] = ("english",)
     cjk: Literal["auto"] | CjkMode = "auto"
-    lexical_fields: dict[str, float] = {"title": 2.0, "brand": 1.0, "category": 0.5, "color": 0.5, "all": 1.0}
+    lexical_fields: dict[str, float] = msgspec.field(default_factory=lambda: dict(_LEXICAL_FIELDS))
     max_query_terms: int = 64
     encoder: str | ModelSettings = DEFAULT_ENCODER
     cross_encoder: str | ModelSettings = DEFAULT_CROSS_ENCODER
@@ -116,7 +119,7 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             TextTemplate(getattr(self, name))
 
     def dense_kind(self, count: int) -> DenseKind:
-        """The kind of vector index for ``count`` products."""
+        """Return the kind of vector index for ``count`` products."""
         if self.dense_index != "auto":
             return self.dense_index
         if count < self.flat_below:

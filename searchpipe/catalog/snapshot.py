@@ -48,6 +48,7 @@ class Snapshot:
             SnapshotVersionError: this release cannot read it.
             SnapshotCorruptError: a file is missing, cut short or changed; names it.
             MissingDependencyError: the snapshot needs a package that is not installed.
+
         """
         folder = SnapshotFolder(Path(path))
         while True:
@@ -68,7 +69,9 @@ class Snapshot:
         except SearchpipeError:
             raise
         except (ValueError, OSError, RuntimeError, KeyError) as error:
-            raise SnapshotCorruptError(f"The snapshot in {folder} cannot be opened: {error}.", cure=REBUILD) from error
+            raise SnapshotCorruptError(
+                f"The snapshot in {folder} cannot be opened: {error}.", cure=REBUILD
+            ) from error
 
     @property
     def version(self) -> str:
@@ -100,26 +103,27 @@ class Snapshot:
 
         Raises:
             FilterError: see :mod:`searchpipe.catalog.filters`.
+
         """
         return self._open_parts.masks.mask(filters)
 
     def id_of(self, docs: Array) -> list[str]:
-        """The catalog's ids of ``docs`` (int ``(n,)``). Raises IndexError for an ordinal outside."""
+        """Return the catalog's ids of ``docs`` (int ``(n,)``). Raises IndexError for an ordinal outside."""
         return self._open_parts.ids.ids(docs)
 
     def ordinal_of(self, product_id: str) -> int | None:
-        """The ordinal of the product with this id, or None."""
+        """Return the ordinal of the product with this id, or None."""
         return self._open_parts.ids.ordinal(product_id)
 
     def fields(self, docs: Array) -> list[dict[str, Any]]:
-        """The display fields of ``docs``. Raises IndexError for an ordinal outside."""
+        """Return the display fields of ``docs``. Raises IndexError for an ordinal outside."""
         store = self._open_parts.fields
         return [msgspec.json.decode(store[doc]) for doc in np.asarray(docs).tolist()]
 
     def vectors(self, docs: Array) -> Float32:
-        """The vectors of ``docs``, a copy: float32 ``(n, dim)``. Raises IndexError for an ordinal outside."""
+        """Return the vectors of ``docs``, copied: float32 ``(n, dim)``; IndexError for an ordinal outside."""
         rows = np.asarray(docs, np.int64)
-        if rows.size and not (0 <= rows.min() and rows.max() < self.count):
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.count):
             raise IndexError(f"a document is outside 0..{self.count - 1}")
         found: Float32 = self._open_parts.dense.vectors[rows]
         return found

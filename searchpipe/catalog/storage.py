@@ -33,7 +33,7 @@ class ArrayWriter:
 
 
 def open_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> Array:
-    """A read-only view of the array at ``path``; a file that is too small raises ValueError."""
+    """Return a read-only view of the array at ``path``; a file that is too small raises ValueError."""
     expected = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if path.stat().st_size != expected:
         raise ValueError(f"{path} has {path.stat().st_size} bytes instead of {expected}")

@@ -17,6 +17,7 @@ class TextTemplate:
 
     Raises:
         ConfigError: for a template that names no field or has another form.
+
     """
 
     def __init__(self, template: str) -> None:
@@ -37,21 +38,27 @@ class TextTemplate:
                 )
             self._parts.append((literal, name, int(limit) if limit else 0))
         if not any(name for _, name, _ in self._parts):
-            raise ConfigError(f"Text template {template!r} names no field.", cure="Write for example {title}.")
+            raise ConfigError(
+                f"Text template {template!r} names no field.", cure="Write for example {title}."
+            )
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text for one product."""
+        """Return the text for one product."""
         words: list[str] = []
         for literal, name, limit in self._parts:
             words += literal.split()
             if name:
-                found = as_text(values.get(name)).split(None, limit) if limit else as_text(values.get(name)).split()
+                found = (
+                    as_text(values.get(name)).split(None, limit)
+                    if limit
+                    else as_text(values.get(name)).split()
+                )
                 words += found[:limit] if limit else found
         return " ".join(words)
 
 
 def as_text(value: Any) -> str:
-    """A field's value as text: empty for None, lists joined by spaces."""
+    """Return a field's value as text: empty for None, lists joined by spaces."""
     if value is None:
         return ""
     if isinstance(value, str):

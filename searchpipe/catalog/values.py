@@ -31,7 +31,7 @@ def clean_text(text: str) -> str:
 
 
 def to_number(value: Any) -> float:
-    """A finite float from a number or a string of one; NaN if missing. ValueError otherwise."""
+    """Return a finite float from a number or a string of one; NaN if missing. ValueError otherwise."""
     if is_missing(value):
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
@@ -82,7 +82,7 @@ def to_categories(value: Any, separators: str) -> list[str]:
 
 
 def infer_kind(values: list[Any]) -> ColumnKind | None:
-    """The column kind that fits all of ``values`` (none of them missing); None if there is none."""
+    """Return the column kind that fits all of ``values`` (none of them missing); None if there is none."""
     if all(isinstance(value, bool) for value in values):
         return "bool"
     if all(isinstance(value, int | float | Decimal) and not isinstance(value, bool) for value in values):

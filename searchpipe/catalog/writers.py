@@ -169,4 +169,3 @@ def _unwritable_tokens(error: RuntimeError) -> CatalogError:
     return CatalogError(
         f"The documents' tokens cannot be written: {error}.", cure="Check that the disk has room."
     )
-

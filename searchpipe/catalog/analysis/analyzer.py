@@ -26,6 +26,7 @@ class AnalyzerSpec(msgspec.Struct, frozen=True, kw_only=True):
         version: raised whenever the same spec gives other terms.
         languages: Snowball algorithms.
         cjk: ``zh`` (jieba), ``ja`` (Sudachi) or ``bigram``, for Han characters and kana.
+
     """
 
     version: Literal[1] = 1
@@ -39,6 +40,7 @@ class Analyzer:
     Raises:
         ConfigError: for an unknown language.
         MissingDependencyError: when the segmenter that the spec names is not installed.
+
     """
 
     def __init__(self, spec: AnalyzerSpec) -> None:
@@ -48,11 +50,11 @@ class Analyzer:
         self._words()
 
     def document_terms(self, text: str) -> list[str]:
-        """The terms to index, in the order of the text and with repetitions."""
+        """Return the terms to index, in the order of the text and with repetitions."""
         return self._terms(fold(text), query=False)
 
     def query_terms(self, text: str, limit: int) -> list[str]:
-        """The first ``limit`` distinct terms of a query; text over 4,096 characters is cut off."""
+        """Return the first ``limit`` distinct terms of a query; text over 4,096 characters is cut off."""
         return list(dict.fromkeys(self._terms(fold(text[:MAX_QUERY_CHARACTERS]), query=True)))[:limit]
 
     def _terms(self, text: str, *, query: bool) -> list[str]:
@@ -75,7 +77,7 @@ class Analyzer:
 
 
 def choose_cjk(texts: Iterable[str]) -> CjkMode | None:
-    """What should segment these texts: None as long as there is no Han character or kana among them.
+    """Choose what should segment these texts: None as long as there is no Han character or kana among them.
 
     Japanese if at least a tenth of the texts with such characters has kana,
     else Chinese; bigrams where the segmenter is not installed.

@@ -53,6 +53,7 @@ class Chinese:
 
     Raises:
         MissingDependencyError: without the package rjieba.
+
     """
 
     def __init__(self) -> None:
@@ -85,6 +86,7 @@ class Japanese:
 
     Raises:
         MissingDependencyError: without the packages sudachipy and sudachidict-core.
+
     """
 
     _DROPPED = frozenset({"助詞", "助動詞", "補助記号", "空白"})
@@ -120,10 +122,10 @@ class Unspaced:
 
     def __init__(self, mode: str) -> None:
         self._bigrams = Bigrams()
-        self._han: Segmenter = {"zh": Chinese, "ja": Japanese}.get(mode, Bigrams)()
+        self._han: Segmenter = Chinese() if mode == "zh" else Japanese() if mode == "ja" else self._bigrams
 
     def terms(self, run: str, *, query: bool) -> list[str]:
-        """The terms of one match of :data:`UNSPACED`."""
+        """Return the terms of one match of :data:`UNSPACED`."""
         segmenter = self._han if _HAN_OR_KANA_RUN.match(run) else self._bigrams
         terms: list[str] = []
         for start in range(0, len(run), _LONGEST_RUN):

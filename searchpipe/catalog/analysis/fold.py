@@ -5,7 +5,9 @@ from __future__ import annotations
 import unicodedata
 
 # Letters that Unicode does not decompose, although readers type them without the stroke.
-_STROKES = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ё": "е"})
+_STROKES = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ё": "е"}
+)
 
 
 class _AccentTable(dict[int, str]):

@@ -32,6 +32,7 @@ class Words:
 
     Raises:
         ConfigError: for a language that Snowball does not know.
+
     """
 
     def __init__(self, languages: Iterable[str]) -> None:
@@ -39,11 +40,13 @@ class Words:
         self._stemmers: list[Any] = []
         for language in languages:
             if language not in known:
-                raise ConfigError(f"There is no stemmer for {language!r}.", cure=f"Use one of {', '.join(known)}.")
+                raise ConfigError(
+                    f"There is no stemmer for {language!r}.", cure=f"Use one of {', '.join(known)}."
+                )
             self._stemmers.append(Stemmer.Stemmer(language))
 
     def terms(self, text: str) -> list[str]:
-        """The terms of ``text``, which is folded, in its order and with repetitions."""
+        """Return the terms of ``text``, which is folded, in its order and with repetitions."""
         words: list[str] = []
         for word in (_ASCII_WORD if text.isascii() else _ANY_WORD).findall(text):
             if word.isalpha():

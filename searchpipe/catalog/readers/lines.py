@@ -84,6 +84,6 @@ class LineFile:
 
 
 def excerpt_of(content: bytes | str, limit: int = 200) -> str:
-    """The first characters of a row, printable."""
+    """Return the first characters of a row, printable."""
     text = content if isinstance(content, str) else content[: 4 * limit].decode("utf-8", "replace")
     return text[:limit].encode("utf-8", "replace").decode("utf-8")

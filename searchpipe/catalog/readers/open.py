@@ -15,10 +15,11 @@ _TABLE = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 
 def open_rows(path: Path, *, max_row_bytes: int) -> RowReader:
-    """A reader of the catalog file at ``path``.
+    """Return a reader of the catalog file at ``path``.
 
     Raises:
         CatalogError: when there is no such file or its name says no known format.
+
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"

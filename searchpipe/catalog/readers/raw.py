@@ -18,6 +18,7 @@ class RawRow:
         data: the fields, or None where the row cannot be read.
         problem: why not; empty otherwise.
         excerpt: the row's first characters, for the rejects file.
+
     """
 
     source: Path
@@ -38,5 +39,5 @@ class RowReader(Protocol):
         ...
 
     def __iter__(self) -> Iterator[RawRow]:
-        """The rows. Raises CatalogError when the file itself cannot be read on."""
+        """Yield the rows. Raises CatalogError when the file itself cannot be read on."""
         ...

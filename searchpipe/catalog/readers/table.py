@@ -37,7 +37,9 @@ class CsvTable:
         delimiter = max(",;\t", key=first.count)
         header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
         if not any(header):
-            raise CatalogError(f"{self._path} has no header line.", cure="Name the columns in its first line.")
+            raise CatalogError(
+                f"{self._path} has no header line.", cure="Name the columns in its first line."
+            )
         # Strict, so that text after a closing quote is an error instead of part of the value.
         records = csv.reader(texts, delimiter=delimiter, strict=True)
         while True:
