@@ -77,7 +77,8 @@ class _Builder:
         made_with = self._snapshot.manifest.tokenizer
         if made_with.sha256 and sha256_of(model.tokenizer) != made_with.sha256:
             raise ModelError(
-                f"The snapshot's documents were tokenized for {made_with.name}, and the tokenizer of {model.name} differs.",
+                f"The snapshot's documents were tokenized for {made_with.name}; "
+                f"the tokenizer of {model.name} differs.",
                 cure="Name the same model in models.scorer, or index again.",
             )
         return model
@@ -99,7 +100,8 @@ class _Builder:
         encoder = open_encoder(model, threads=self._config.models.threads)
         if encoder.dim != self._snapshot.dense.dim:
             raise ModelError(
-                f"{model.name} gives vectors of {encoder.dim} and the snapshot holds vectors of {self._snapshot.dense.dim}.",
+                f"{model.name} gives vectors of {encoder.dim}; "
+                f"the snapshot holds vectors of {self._snapshot.dense.dim}.",
                 cure="Index again with this model.",
             )
         return Encode(encoder, self._gate, model=model.name)

@@ -46,7 +46,9 @@ def clean_text(text: str, max_chars: int) -> str:
         )
     cleaned = " ".join(_CONTROLS.sub(" ", _SURROGATES.sub("\ufffd", text)).split())
     if not cleaned:
-        raise QueryError(f"The query {text[:40]!r} holds no text.", cure="Give at least one visible character.")
+        raise QueryError(
+            f"The query {text[:40]!r} holds no text.", cure="Give at least one visible character."
+        )
     return cleaned
 
 
@@ -60,5 +62,7 @@ def check_k(k: int, max_k: int) -> int:
         raise QueryError(f"k is {k!r}, which is not a whole number.", cure=f"Give 1 to {max_k}.")
     value = k.__index__()
     if not 1 <= value <= max_k:
-        raise QueryError(f"k is {value}; it must be 1 to {max_k}.", cure="Raise pipeline.max_k for longer pages.")
+        raise QueryError(
+            f"k is {value}; it must be 1 to {max_k}.", cure="Raise pipeline.max_k for longer pages."
+        )
     return value

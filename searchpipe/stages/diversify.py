@@ -110,5 +110,9 @@ class Diversify:
     def describe(self) -> str:
         """One line: what it does with which settings."""
         rules = [f"at most {q.limit} of one {q.name} in {q.window or 'all'}" for q in self._quotas]
-        how = "quotas only" if self._method == "none" else f"{self._method.upper()}, trade-off {self._trade_off:g}"
+        how = (
+            "quotas only"
+            if self._method == "none"
+            else f"{self._method.upper()}, trade-off {self._trade_off:g}"
+        )
         return ", ".join([how, f"over {self._depth}", *rules])

@@ -42,7 +42,9 @@ class Features:
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
         self._named: dict[str, Callable[[Candidates], Float32]] = {
-            "fused_rank": lambda c: (1.0 / (1.0 + np.arange(len(c), dtype=np.float32) / 10.0)).astype(np.float32),
+            "fused_rank": lambda c: (1.0 / (1.0 + np.arange(len(c), dtype=np.float32) / 10.0)).astype(
+                np.float32
+            ),
             "popularity": self._popularity,
             "rating": self._rating,
         }
@@ -55,7 +57,9 @@ class Features:
         Raises:
             ConfigError: naming it and those that exist.
         """
-        numeric = sorted(f"column:{n}" for n, kind in self._columns.kinds.items() if kind in ("number", "bool"))
+        numeric = sorted(
+            f"column:{n}" for n, kind in self._columns.kinds.items() if kind in ("number", "bool")
+        )
         for name in names:
             if name not in self._named and name not in numeric:
                 known = ", ".join([*sorted(self._named), *numeric])
@@ -71,7 +75,9 @@ class Features:
 
     def _one(self, name: str, candidates: Candidates) -> Float32:
         if name.startswith("column:"):
-            return _scaled(self._columns.numbers(name.removeprefix("column:"), candidates.docs), len(candidates))
+            return _scaled(
+                self._columns.numbers(name.removeprefix("column:"), candidates.docs), len(candidates)
+            )
         return self._named[name](candidates)
 
     def _popularity(self, candidates: Candidates) -> Float32:
@@ -79,7 +85,9 @@ class Features:
         return _float32(np.clip(np.log1p(np.maximum(counts, 0.0)) / np.log(1e6), 0.0, 1.0))
 
     def _rating(self, candidates: Candidates) -> Float32:
-        counts = np.maximum(np.nan_to_num(self._columns.numbers("rating_count", candidates.docs), nan=0.0), 0.0)
+        counts = np.maximum(
+            np.nan_to_num(self._columns.numbers("rating_count", candidates.docs), nan=0.0), 0.0
+        )
         ratings = self._columns.numbers("rating", candidates.docs)
         known = np.isfinite(ratings)
         mean = (20.0 * 4.0 + counts * np.where(known, ratings, 4.0)) / (20.0 + counts)

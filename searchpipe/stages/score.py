@@ -143,4 +143,6 @@ class Score:
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
-        return f"{self._model}, up to {self._depth} pairs in steps of {self._step_rows}, weight {self._weight:g}"
+        return (
+            f"{self._model}, up to {self._depth} pairs in steps of {self._step_rows}, weight {self._weight:g}"
+        )

@@ -59,4 +59,5 @@ class Tokenize:
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
-        return f"HF tokenizers, {'one vocabulary' if self._scorer is None else 'a vocabulary each'} for encoder and scorer"
+        own = "one vocabulary" if self._scorer is None else "a vocabulary each"
+        return f"HF tokenizers, {own} for encoder and scorer"
