@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 }
 """Variant -> the built-in stages it runs; each adds one to the variant before it, from ``fused`` on."""
 
-_SOURCES = {"lexical": "lexical", "dense": "dense"}
+_SOURCES: Mapping[str, Literal["lexical", "dense"]] = {"lexical": "lexical", "dense": "dense"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +95,15 @@ def variant_rankers(
     from searchpipe.pipeline import Pipeline
 
     wanted = _wanted(config, names)
-    shared = _SharedStages(snapshot, config)
-    variants = PipelineVariants({})
+    shared = _SharedStages(snapshot, config, wanted)
+    degradations: Counter[str] = Counter()
     pipelines = {name: Pipeline(shared.stages(name), None, config) for name in wanted}
     rankers = {
-        name: _PipelineRanker(name, pipeline, config.pipeline.max_k, variants.degradations)
+        name: _PipelineRanker(name, pipeline, config.pipeline.max_k, degradations)
         for name, pipeline in pipelines.items()
     }
     try:
-        yield PipelineVariants(rankers, variants.degradations)
+        yield PipelineVariants(rankers, degradations)
     finally:
         for pipeline in pipelines.values():
             pipeline.close()
@@ -132,29 +132,30 @@ def _wanted(config: Config, names: Sequence[str] | None) -> list[str]:
 class _SharedStages:
     """Builds each stage once, whatever the number of variants that run it."""
 
-    def __init__(self, snapshot: Snapshot, config: Config) -> None:
+    def __init__(self, snapshot: Snapshot, config: Config, variants: Sequence[str]) -> None:
         self._snapshot = snapshot
-        self._config = config
-        self._built: dict[str, Stage] = {}
+        # All at once: what the tokenizer prepares depends on whether a scorer will read it.
+        used = {stage for variant in variants for stage in VARIANTS[variant]}
+        config = config.with_stages(stage for stage in config.pipeline.stages if stage in used)
+        self._built = {stage.name: stage for stage in self._assemble(config)}
+        if "score" in self._built:
+            self._built["score"] = _Remembered(self._built["score"])
+        self._recall = {
+            variant: self._single_source(config, _SOURCES[variant])
+            for variant in variants
+            if variant in _SOURCES
+        }
 
     def stages(self, variant: str) -> list[Stage]:
         """Return the stages of ``variant``, in order."""
-        names = VARIANTS[variant]
-        missing = [name for name in names if name not in self._built and name != "recall"]
-        for stage in self._assemble(self._config.with_stages(missing)) if missing else ():
-            self._built[stage.name] = _Remembered(stage) if stage.name == "score" else stage
-        return [self._recall(variant) if name == "recall" else self._built[name] for name in names]
+        recall = self._recall.get(variant, self._built["recall"])
+        return [recall if name == "recall" else self._built[name] for name in VARIANTS[variant]]
 
-    def _recall(self, variant: str) -> Stage:
-        source = _SOURCES.get(variant)
-        key = f"recall:{source or 'all'}"
-        if key not in self._built:
-            config = self._config.with_stages(["recall"])
-            if source is not None:
-                recall = msgspec.structs.replace(config.recall, sources=(source,))
-                config = msgspec.structs.replace(config, recall=recall)
-            (self._built[key],) = self._assemble(config)
-        return self._built[key]
+    def _single_source(self, config: Config, source: Literal["lexical", "dense"]) -> Stage:
+        recall = msgspec.structs.replace(config.recall, sources=(source,))
+        config = msgspec.structs.replace(config.with_stages(["recall"]), recall=recall)
+        (stage,) = self._assemble(config)
+        return stage
 
     def _assemble(self, config: Config) -> list[Stage]:
         from searchpipe.assemble import assemble
