@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -16,7 +15,7 @@ from searchpipe.errors import ConfigError
 from searchpipe.evaluate import diversity
 from searchpipe.evaluate.labels import LabelledQueries
 from searchpipe.evaluate.metrics import MetricSettings, import_ir_measures, per_query
-from searchpipe.evaluate.significance import Comparison, Test, bootstrap_interval, compare
+from searchpipe.evaluate.significance import Comparison, Test, bootstrap_interval, check_test, compare
 
 Ranker: TypeAlias = Callable[[str, int], Sequence[tuple[str, float]]]
 """``search(query_text, depth)`` -> up to ``depth`` pairs of product id and score, best first."""
@@ -51,8 +50,7 @@ class EvaluationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         """Refuse values that no test can work with."""
-        if self.test not in ("randomization", "t"):
-            raise ConfigError(f'test is {self.test!r}; it must be "randomization" or "t".')
+        check_test(self.test)
         if not 0 < self.level < 1:
             raise ConfigError(f"level is {self.level}; it must lie between 0 and 1.")
         if self.resamples < 100:
@@ -75,15 +73,13 @@ class VariantResult:
     """One variant: its figures by metric, and diversity figures (means over queries) if asked for.
 
     ``values`` are the metrics per query, float64 ``(queries,)``, NaN where undefined.
-    ``seconds`` is the wall time of all its queries; ``unjudged`` the mean share of products
-    without a grade among the first :data:`PAGE`.
+    ``unjudged`` is the mean share of products without a grade among the first :data:`PAGE`.
     """
 
     name: str
     figures: Mapping[str, Figure]
     values: Mapping[str, NDArray[np.float64]]
     diversity: Mapping[str, float]
-    seconds: float
     unjudged: float
 
 
@@ -159,11 +155,8 @@ def evaluate_variants(
     import_ir_measures()  # a missing package is told before minutes of searching, not after
 
     rankings: dict[str, dict[str, list[str]]] = {}
-    seconds: dict[str, float] = {}
     for name, ranker in variants.items():
-        start = time.perf_counter()
         rankings[name] = _run(name, ranker, labels, max(settings.metrics.depth, PAGE), progress)
-        seconds[name] = time.perf_counter() - start
 
     values = {name: per_query(rankings[name], labels.grades, settings.metrics) for name in variants}
     others = [name for name in variants if name != baseline]
@@ -188,7 +181,6 @@ def evaluate_variants(
                 },
                 values[name],
                 {} if facts is None else _mean_diversity(rankings[name], facts),
-                seconds[name],
                 _unjudged(rankings[name], labels),
             )
             for name in variants
@@ -270,7 +262,6 @@ def _variant_dict(variant: VariantResult) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "diversity": {name: _number(value) for name, value in variant.diversity.items()},
-        "seconds": variant.seconds,
         f"unjudged@{PAGE}": _number(variant.unjudged),
     }
 

@@ -34,6 +34,20 @@ class Comparison:
     ties: int
 
 
+def check_test(name: str) -> Test:
+    """Return ``name`` as a test.
+
+    Raises:
+        ConfigError: there is no such test.
+
+    """
+    if name == "t":
+        return "t"
+    if name == "randomization":
+        return "randomization"
+    raise ConfigError(f'test is {name!r}; it must be "randomization" or "t".')
+
+
 def bootstrap_interval(
     values: NDArray[np.float64], *, level: float = 0.95, resamples: int = 5000, seed: int = 0
 ) -> tuple[float, float]:
@@ -80,6 +94,7 @@ def paired_p(
         MissingDependencyError: scipy is not installed.
 
     """
+    check_test(test)
     differences = differences[~np.isnan(differences)]
     # Equal rankings can differ in the last bit of a mean; and without this a t test is 0 / 0.
     if differences.size < 2 or np.all(np.abs(differences) < 1e-12):
@@ -89,8 +104,6 @@ def paired_p(
         if np.ptp(differences) < 1e-12:
             return 0.0
         return float(stats.ttest_1samp(differences, 0.0).pvalue)
-    if test != "randomization":
-        raise ConfigError(f'test is {test!r}; it must be "randomization" or "t".')
 
     def mean(values: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         return np.asarray(np.mean(values, axis=axis))

@@ -30,7 +30,6 @@ def quality_table(evaluation: Evaluation) -> RenderableType:
         table.add_column(f"{settings.level:.0%} interval", justify="right", style="dim")
         table.add_column("vs baseline", justify="right")
     table.add_column(f"unjudged@{PAGE}", justify="right")
-    table.add_column("ms/query", justify="right")
     for variant in evaluation.variants:
         cells = []
         for figure in variant.figures.values():
@@ -40,12 +39,10 @@ def quality_table(evaluation: Evaluation) -> RenderableType:
                 _against(figure),
             ]
         is_baseline = variant.name == evaluation.baseline
-        per_query_ms = 1000 * variant.seconds / len(evaluation.query_ids)
         table.add_row(
             f"{variant.name} (baseline)" if is_baseline else variant.name,
             *cells,
             _percent(variant.unjudged),
-            f"{per_query_ms:,.1f}",
         )
     test = "randomisation test" if settings.test == "randomization" else "t test"
     table.caption = f"* p < 0.05, ** p < 0.01: paired {test}, Holm-corrected over the variants"
