@@ -84,7 +84,8 @@ def print_page(console: Console, page: Page) -> None:
     console.print(table)
     if not len(page):
         console.print("Nothing found.")
-    console.print(f"{page.trace.total_ms:.1f} ms of {page.trace.budget_ms:g} ms, snapshot {page.snapshot}")
+    limit = "no limit" if math.isinf(page.trace.budget_ms) else f"{page.trace.budget_ms:g} ms"
+    console.print(f"{page.trace.total_ms:.1f} ms of {limit}, snapshot {page.snapshot}")
     for degradation in page.degradations:
         console.print(
             f"[yellow]given up[/] {escape(degradation.given_up)} ({degradation.stage}: {degradation.reason})"
