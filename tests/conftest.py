@@ -54,8 +54,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     tokenizer = folder / "tokenizer.json"
     save_tokenizer(tokenizer, words=tuple(words))
     vocab_size = len(words) + len(SPECIAL)
-    encoder = TinyModel(vocab_size=vocab_size, dim=32, outputs=32, seed=1).save_encoder(folder / "encoder.onnx")
-    scorer = TinyModel(vocab_size=vocab_size, dim=8, outputs=1, seed=2).save_cross_encoder(folder / "cross.onnx")
+    encoder = TinyModel(vocab_size=vocab_size, dim=32, outputs=32, seed=1).save_encoder(
+        folder / "encoder.onnx"
+    )
+    scorer = TinyModel(vocab_size=vocab_size, dim=8, outputs=1, seed=2).save_cross_encoder(
+        folder / "cross.onnx"
+    )
     common = {"tokenizer": f"file:{tokenizer}"}
     config = {
         "models": {
