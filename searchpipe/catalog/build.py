@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,8 +103,11 @@ def build_snapshot(
         with folder.lock():
             name, unfinished = folder.begin()
             try:
-                models = BuildModels.open(settings, encoder, tokenizer)
-                report = _Build(sources, folder, name, unfinished, settings, models, progress).run()
+                with ExitStack() as owner:
+                    models = BuildModels.open(settings, encoder, tokenizer)
+                    report = _Build(
+                        sources, folder, name, unfinished, settings, models, progress, owner
+                    ).run()
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
             folder.prune(settings.keep_builds)
@@ -127,6 +131,7 @@ class _Build:
         settings: IndexSettings,
         models: BuildModels,
         progress: Progress | None,
+        owner: ExitStack,
     ) -> None:
         self._sources = sources
         self._folder = folder
@@ -135,9 +140,10 @@ class _Build:
         self._settings = settings
         self._models = models
         self._progress = progress
+        self._owner = owner
         self._started = time.monotonic()
         self._previous = folder.current() or ""
-        self._rejects = RejectLog(folder.rejects, max_share=settings.max_reject_share)
+        self._rejects = RejectLog(folder.rejects, owner, max_share=settings.max_reject_share)
         self._stream = ProductStream(sources, settings, self._rejects)
 
     def run(self) -> BuildReport:
@@ -150,18 +156,14 @@ class _Build:
             self._models.tokenizer,
             prefix=self._models.document_prefix,
             known=self._known_vectors(),
+            owner=self._owner,
         )
-        try:
-            for chunk in self._stream:
-                writers.append(chunk)
-                self._tell("read", writers)
-            self._tell("index", writers)
-            dense, columns = writers.close()
-        except BaseException:
-            writers.abort()
-            raise
-        finally:
-            self._rejects.close()
+        for chunk in self._stream:
+            writers.append(chunk)
+            self._tell("read", writers)
+        self._tell("index", writers)
+        self._rejects.close()
+        dense, columns = writers.close()
         self._tell("publish", writers)
         manifest = Manifest(
             schema=SCHEMA,

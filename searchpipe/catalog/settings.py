@@ -23,7 +23,7 @@ CANONICAL_COLUMNS: dict[str, ColumnKind] = {
     "rating_count": "number",
 }
 
-_LEXICAL_FIELDS = {"title": 2.0, "brand": 1.0, "category": 0.5, "color": 0.5, "all": 1.0}
+_LEXICAL_FIELDS = {"title": 1.0, "brand": 0.5, "category": 0.3, "color": 0.3, "all": 1.0}
 
 
 class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +69,7 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         hnsw_build_effort: efConstruction.
         hnsw_search_effort: efSearch, at least k.
         ivf_lists: number of lists; 0 is 4 times the square root of the count.
-        ivf_probes: lists read by a query; 0 is one in 64, at least 8.
+        ivf_probes: lists read by a query; 0 is one in 32, at least 8.
         chunk_rows: rows held in memory at once.
         threads: CPU threads of the encoder; 0 leaves it to the runtime.
         lexical_memory_mb: MiB the lexical writer fills before it writes a segment.
