@@ -49,7 +49,7 @@ def write_toml(path: Path, config: dict[str, Any]) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     files = write_demo(folder / "demo", products=400, queries=60, labelled=20)
-    rows = [json.loads(line) for line in files.products.open(encoding="utf-8")]
+    rows = [json.loads(line) for line in files.products.read_text("utf-8").splitlines()]
     words = sorted({word for row in rows for word in re.findall(r"[a-z0-9]+", row["title"].lower())})
     tokenizer = folder / "tokenizer.json"
     save_tokenizer(tokenizer, words=tuple(words))
@@ -69,5 +69,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     }
     settings = load_config(config)
     build_snapshot(files.products, folder / "snapshot", settings.index, models=settings.models)
-    queries = [json.loads(line)["query"] for line in files.query_log.open(encoding="utf-8")]
+    queries = [json.loads(line)["query"] for line in files.query_log.read_text("utf-8").splitlines()]
     return World(files, folder / "snapshot", config, write_toml(folder / "searchpipe.toml", config), queries)

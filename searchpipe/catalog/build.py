@@ -33,6 +33,7 @@ from searchpipe.catalog.reuse import KnownVectors
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.writers import Encoder, SnapshotWriters, Tokenizer
 from searchpipe.errors import CatalogError, SearchpipeError, SnapshotError
+from searchpipe.models.settings import ModelsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def build_snapshot(
     out: Path | str,
     settings: IndexSettings | None = None,
     *,
+    models: ModelsSettings | None = None,
     progress: Progress | None = None,
     encoder: Encoder | None = None,
     tokenizer: Tokenizer | None = None,
@@ -84,9 +86,10 @@ def build_snapshot(
         source: one file or several, in any mix of formats.
         out: the folder; made if it does not exist.
         settings: None for the defaults.
+        models: which encoder and cross-encoder; None for the defaults.
         progress: called after every chunk, in this thread.
-        encoder: instead of the model that the settings name.
-        tokenizer: instead of the tokenizer of the cross-encoder that they name.
+        encoder: instead of the one that ``models`` names.
+        tokenizer: instead of the tokenizer of the cross-encoder that ``models`` names.
 
     Raises:
         CatalogError: unreadable files, too many bad rows, or a folder that cannot be written.
@@ -104,9 +107,14 @@ def build_snapshot(
             name, unfinished = folder.begin()
             try:
                 with ExitStack() as owner:
-                    models = BuildModels.open(settings, encoder, tokenizer)
+                    opened = BuildModels.open(
+                        models or ModelsSettings(),
+                        encoder,
+                        tokenizer,
+                        max_pair_tokens=settings.max_pair_tokens,
+                    )
                     report = _Build(
-                        sources, folder, name, unfinished, settings, models, progress, owner
+                        sources, folder, name, unfinished, settings, opened, progress, owner
                     ).run()
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)

@@ -55,7 +55,8 @@ def _run(catalog: Path | None, log: Path | None, out: Path) -> None:
         files = write_demo(out)
         catalog, log = files.products, log or files.query_log
         print(
-            f"{files.product_count:,} products in {catalog}, {files.log_count:,} searches in {files.query_log}"
+            f"{files.product_count:,} products in {catalog}, "
+            f"{files.log_count:,} searches in {files.query_log}"
         )
     else:
         snapshot = out / f"snapshot-{catalog.name.split('.')[0]}"

@@ -12,13 +12,12 @@ import typer
 from typer.testing import CliRunner
 
 from searchpipe.catalog.build import build_snapshot
-from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.snapshot import Snapshot
 from searchpipe.cli.evaluate import evaluate_command, parse_gains, run_evaluation
 from searchpipe.config import Config, load_config
 from searchpipe.errors import CatalogError, ConfigError, SnapshotNotFoundError
 from searchpipe.evaluate.variants import VARIANTS, SnapshotFacts, variant_rankers
-from searchpipe.models import ModelSettings
+from searchpipe.models import ModelSettings, ModelsSettings
 from tests.fakes.tiny_onnx import TinyModel
 from tests.fakes.tiny_tokenizer import save_tokenizer
 
@@ -54,15 +53,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         "encoder": ModelSettings(
             source=f"file:{encoder}", tokenizer=tokenizer, kind="encoder", max_tokens=32
         ),
-        "cross_encoder": ModelSettings(
+        "scorer": ModelSettings(
             source=f"file:{cross}", tokenizer=tokenizer, kind="cross-encoder", max_tokens=64
         ),
     }
-    build_snapshot(catalog, folder / "snapshot", IndexSettings(**models))
+    build_snapshot(catalog, folder / "snapshot", models=ModelsSettings(**models))
 
     config = folder / "searchpipe.toml"
     tables = []
-    for name, settings in (("encoder", models["encoder"]), ("scorer", models["cross_encoder"])):
+    for name, settings in models.items():
         tables.append(f"[models.{name}]")
         tables += [f'{key} = "{getattr(settings, key)}"' for key in ("source", "tokenizer", "kind")]
         tables.append(f"max_tokens = {settings.max_tokens}")
