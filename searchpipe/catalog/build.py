@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,6 +33,9 @@ from searchpipe.catalog.reuse import KnownVectors
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.writers import Encoder, SnapshotWriters, Tokenizer
 from searchpipe.errors import CatalogError, SearchpipeError, SnapshotError
+
+if TYPE_CHECKING:
+    from searchpipe.config import ModelsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ def build_snapshot(
     out: Path | str,
     settings: IndexSettings | None = None,
     *,
+    models: ModelsSettings | None = None,
     progress: Progress | None = None,
     encoder: Encoder | None = None,
     tokenizer: Tokenizer | None = None,
@@ -84,9 +88,10 @@ def build_snapshot(
         source: one file or several, in any mix of formats.
         out: the folder; made if it does not exist.
         settings: None for the defaults.
+        models: the ``[models]`` table of the configuration; None for the default models.
         progress: called after every chunk, in this thread.
-        encoder: instead of the model that the settings name.
-        tokenizer: instead of the tokenizer of the cross-encoder that they name.
+        encoder: instead of the encoder that ``models`` names.
+        tokenizer: instead of the tokenizer of the scorer that it names.
 
     Raises:
         CatalogError: unreadable files, too many bad rows, or a folder that cannot be written.
@@ -104,9 +109,9 @@ def build_snapshot(
             name, unfinished = folder.begin()
             try:
                 with ExitStack() as owner:
-                    models = BuildModels.open(settings, encoder, tokenizer)
+                    opened = BuildModels.open(settings, models, encoder, tokenizer)
                     report = _Build(
-                        sources, folder, name, unfinished, settings, models, progress, owner
+                        sources, folder, name, unfinished, settings, opened, progress, owner
                     ).run()
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)

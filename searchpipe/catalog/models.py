@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from searchpipe.catalog.manifest import ModelInfo
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.writers import Encoder, Tokenizer
 from searchpipe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from searchpipe.config import ModelsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +32,28 @@ class BuildModels:
 
     @classmethod
     def open(
-        cls, settings: IndexSettings, encoder: Encoder | None, tokenizer: Tokenizer | None
+        cls,
+        settings: IndexSettings,
+        models: ModelsSettings | None,
+        encoder: Encoder | None,
+        tokenizer: Tokenizer | None,
     ) -> BuildModels:
-        """Resolve and load what the caller did not bring.
+        """Resolve and load what the caller did not bring; ``models`` None means the default ones.
 
         Raises:
             ConfigError: when the settings name a model of another kind.
             ModelFetchError, ModelError, MissingDependencyError: when one cannot be had.
 
         """
+        if models is None:
+            from searchpipe.config import ModelsSettings
+
+            models = ModelsSettings()
         if encoder is None:
-            encoder = _open_encoder(settings)
+            encoder = _open_encoder(models)
         tokenizer_name = type(tokenizer).__name__
         if tokenizer is None:
-            tokenizer, tokenizer_name = _open_tokenizer(settings)
+            tokenizer, tokenizer_name = _open_tokenizer(models, settings.max_pair_tokens)
         model: Any = getattr(encoder, "model", None)
         path = getattr(tokenizer, "path", None)
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
@@ -55,19 +66,19 @@ class BuildModels:
         )
 
 
-def _open_encoder(settings: IndexSettings) -> Encoder:
+def _open_encoder(models: ModelsSettings) -> Encoder:
     from searchpipe.backends import open_encoder
     from searchpipe.models import resolve
 
-    model = resolve(settings.encoder)
+    model = resolve(models.encoder)
     if model.kind != "encoder":
-        raise ConfigError(f"index.encoder is {model.name}, a {model.kind}.", cure="Name an encoder.")
-    return open_encoder(model, threads=settings.threads)
+        raise ConfigError(f"models.encoder is {model.name}, a {model.kind}.", cure="Name an encoder.")
+    return open_encoder(model, threads=models.threads)
 
 
-def _open_tokenizer(settings: IndexSettings) -> tuple[Tokenizer, str]:
+def _open_tokenizer(models: ModelsSettings, max_tokens: int) -> tuple[Tokenizer, str]:
     from searchpipe.models import resolve
     from searchpipe.models.tokenizer import TextTokenizer
 
-    model = resolve(settings.cross_encoder)
-    return TextTokenizer(model.tokenizer, max_tokens=settings.max_pair_tokens), model.name
+    model = resolve(models.scorer)
+    return TextTokenizer(model.tokenizer, max_tokens=max_tokens), model.name

@@ -8,7 +8,6 @@ import msgspec
 
 from searchpipe.catalog.template import TextTemplate
 from searchpipe.errors import ConfigError
-from searchpipe.models import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER, ModelSettings
 
 ColumnKind = Literal["number", "bool", "category", "categories"]
 DenseKind = Literal["flat", "hnsw", "ivf"]
@@ -57,8 +56,6 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         lexical_fields: field -> boost of its BM25 score. ``all`` stands for
             title, brand, category, color and text as one field.
         max_query_terms: terms of a query that are searched, in their order.
-        encoder: the model that makes the vectors.
-        cross_encoder: the model whose tokenizer makes the documents' tokens.
         dense_text: template of the text that is encoded; ``{text:40}`` means
             the first 40 words.
         pair_text: template of the document that the cross-encoder reads.
@@ -71,7 +68,6 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ivf_lists: number of lists; 0 is 4 times the square root of the count.
         ivf_probes: lists read by a query; 0 is one in 32, at least 8.
         chunk_rows: rows held in memory at once.
-        threads: CPU threads of the encoder; 0 leaves it to the runtime.
         lexical_memory_mb: MiB the lexical writer fills before it writes a segment.
         keep_builds: published builds kept, the current one included.
 
@@ -87,8 +83,6 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     cjk: Literal["auto"] | CjkMode = "auto"
     lexical_fields: dict[str, float] = msgspec.field(default_factory=lambda: dict(_LEXICAL_FIELDS))
     max_query_terms: int = 64
-    encoder: str | ModelSettings = DEFAULT_ENCODER
-    cross_encoder: str | ModelSettings = DEFAULT_CROSS_ENCODER
     dense_text: str = "{title} {text:40}"
     pair_text: str = "{title} {brand} {text}"
     max_pair_tokens: int = 192
@@ -101,7 +95,6 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ivf_lists: int = 0
     ivf_probes: int = 0
     chunk_rows: int = 512
-    threads: int = 0
     lexical_memory_mb: int = 256
     keep_builds: int = 2
 
@@ -138,7 +131,6 @@ _LIMITS: tuple[tuple[str, float, float], ...] = (
     ("ivf_lists", 0, 1 << 20),
     ("ivf_probes", 0, 1 << 20),
     ("chunk_rows", 1, 1 << 20),
-    ("threads", 0, 1024),
     ("lexical_memory_mb", 16, 4000),
     ("keep_builds", 1, 1000),
 )
