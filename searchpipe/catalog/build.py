@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -34,9 +34,6 @@ from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.writers import Encoder, SnapshotWriters, Tokenizer
 from searchpipe.errors import CatalogError, SearchpipeError, SnapshotError
 from searchpipe.models.settings import ModelsSettings
-
-if TYPE_CHECKING:
-    from searchpipe.config import ModelsSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from searchpipe.catalog.manifest import ModelInfo
 from searchpipe.catalog.writers import Encoder, Tokenizer
 from searchpipe.errors import ConfigError
 from searchpipe.models.settings import ModelsSettings
-
-if TYPE_CHECKING:
-    from searchpipe.config import ModelsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +43,8 @@ class BuildModels:
             ModelFetchError, ModelError, MissingDependencyError: when one cannot be had.
 
         """
-        if models is None:
-            from searchpipe.config import ModelsSettings
-
-            models = ModelsSettings()
         if encoder is None:
-            encoder = _open_encoder(models)
+            encoder = _open_encoder(settings)
         tokenizer_name = type(tokenizer).__name__
         if tokenizer is None:
             tokenizer, tokenizer_name = _open_tokenizer(settings, max_pair_tokens)
@@ -71,7 +64,7 @@ def _open_encoder(settings: ModelsSettings) -> Encoder:
     from searchpipe.backends import open_encoder
     from searchpipe.models import resolve
 
-    model = resolve(models.encoder)
+    model = resolve(settings.encoder)
     if model.kind != "encoder":
         raise ConfigError(f"models.encoder is {model.name}, a {model.kind}.", cure="Name an encoder.")
     return open_encoder(model, threads=settings.threads)
