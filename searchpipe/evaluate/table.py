@@ -27,7 +27,7 @@ def quality_table(evaluation: Evaluation) -> RenderableType:
     table.add_column("variant")
     for metric in settings.metrics.names:
         table.add_column(metric)
-    table.add_column(f"unjudged@{PAGE}", justify="right")
+    table.add_column("unjudged", justify="right")
     for variant in evaluation.variants:
         is_baseline = variant.name == evaluation.baseline
         table.add_row(
@@ -38,7 +38,7 @@ def quality_table(evaluation: Evaluation) -> RenderableType:
     test = "randomisation test" if settings.test == "randomization" else "t test"
     table.caption = (
         f"+/-: against the baseline; * p < 0.05, ** p < 0.01 (paired {test}, Holm-corrected).\n"
-        f"Below each mean: its {settings.level:.0%} bootstrap interval."
+        f"Below each mean: its {settings.level:.0%} bootstrap interval. unjudged: share of the first {PAGE}."
     )
     table.caption_justify = "left"
     return table
