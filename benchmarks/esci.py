@@ -58,11 +58,12 @@ def load_queries() -> list[str]:
 
 def snapshot_folder() -> Path:
     """Return a snapshot of the ESCI-US products with the default settings, built now if there is none."""
-    from searchpipe import __version__
+    import searchpipe
     from searchpipe.catalog.build import build_snapshot
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.config import Config
     from searchpipe.errors import SnapshotError
+    from searchpipe.models.settings import ModelsSettings
 
     source = data_folder() / "products.jsonl.gz"
     config = Config()
