@@ -44,9 +44,9 @@ class Tally:
         with self._lock:
             self.pages.append(page)
 
-    def late(self) -> int:
+    def late_pages(self) -> list[Page]:
         """Results later than the budget plus one step."""
-        return sum(p.trace.total_ms > BUDGET_MS + p.trace.longest_step_ms for p in self.pages)
+        return [p for p in self.pages if p.trace.total_ms > BUDGET_MS + p.trace.longest_step_ms]
 
     def degradations(self) -> Counter[str]:
         """Queries by what they gave up."""
@@ -73,6 +73,8 @@ def main() -> None:
         report.times(name, [p.trace.total_ms / 1e3 for p in tally.pages])
         for what, count in tally.degradations().most_common():
             report.note(f"{name}: {count} of {len(tally.pages)} gave up {what}")
+        for page in tally.late_pages()[:3]:
+            report.note(f"{name}: late: {page.trace}")
         scored = [
             s.decision
             for p in tally.pages
@@ -84,7 +86,7 @@ def main() -> None:
     pages = alone.pages + together.pages
     totals = [p.trace.total_ms for p in pages]
     report.figure("exceptions", len(alone.exceptions) + len(together.exceptions), goal="= 0")
-    report.figure("late_results", alone.late() + together.late(), goal="= 0")
+    report.figure("late_results", len(alone.late_pages()) + len(together.late_pages()), goal="= 0")
     report.figure("p50_ms", float(np.quantile(totals, 0.5)), unit="ms")
     report.figure("p99_ms", float(np.quantile(totals, 0.99)), unit="ms")
     report.figure("degraded_share", sum(p.degraded for p in pages) / len(pages))

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from dataclasses import dataclass
+
+from searchpipe.deadline import Clock
+
+_SETTLED = 8
+"""Steps after which a bucket's mean is trusted to be warm."""
 
 
 @dataclass(slots=True)
@@ -14,6 +20,8 @@ class _Bucket:
     size: float
     mean: float
     deviation: float
+    seen: int = 1
+    relaxed_at: float = -math.inf
 
 
 class CostModel:
@@ -24,18 +32,26 @@ class CostModel:
     faster than they fall, because a prediction that is too low makes an answer
     late while one that is too high only gives up a candidate. A size without a
     bucket is read off the nearest one: scaled up in proportion, and taken as it
-    stands for smaller sizes, which is the cautious side of a fixed cost.
+    stands for smaller sizes, which is the cautious side of a fixed cost. The
+    first steps of a process are slow (cold caches, first allocations), so
+    until a bucket has seen a few, one that takes less than half replaces what
+    was known. After that an observation counts as four times the mean at
+    most: one stall is no trend.
 
     Args:
         rise: weight of a new observation above the mean, 0 < rise <= 1.
         fall: weight of a new observation below the mean.
         margin: deviations added to the mean by :meth:`predict`.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, *, rise: float = 0.4, fall: float = 0.1, margin: float = 1.5) -> None:
+    def __init__(
+        self, *, rise: float = 0.4, fall: float = 0.1, margin: float = 2.0, clock: Clock = time.monotonic
+    ) -> None:
         self._rise = rise
         self._fall = fall
         self._margin = margin
+        self._clock = clock
         self._lock = threading.Lock()
         self._stages: dict[str, dict[int, _Bucket]] = {}
 
@@ -51,8 +67,14 @@ class CostModel:
                 # One sample says nothing of the spread: assume a quarter.
                 buckets[key] = _Bucket(size, seconds, 0.25 * seconds)
                 return
-            error = seconds - bucket.mean
+            settled = bucket.seen >= _SETTLED
+            if not settled and seconds < bucket.mean / 2:
+                # What came before was a cold start.
+                buckets[key] = _Bucket(size, seconds, 0.25 * seconds, bucket.seen + 1)
+                return
+            error = (min(seconds, 4 * bucket.mean) if settled else seconds) - bucket.mean
             weight = self._rise if error > 0 else self._fall
+            bucket.seen += 1
             bucket.size += weight * (size - bucket.size)
             bucket.mean += weight * error
             bucket.deviation += weight * (abs(error) - bucket.deviation)
@@ -88,17 +110,21 @@ class CostModel:
         return low
 
     def relax(self, stage: str, size: float) -> None:
-        """Forget a tenth of what a refused step was thought to cost.
+        """Forget a tenth of what a refused step was thought to cost, at most once a second.
 
-        A step that is refused for its predicted cost teaches nothing, so one
-        stall could keep a stage out for good; after some refusals it is tried again.
+        A step that is refused for its predicted cost teaches nothing, so a slow
+        spell could keep a stage out for good; after some seconds it is tried
+        again. Not sooner, because such a trial may make its query late.
         """
         with self._lock:
             buckets = self._stages.get(stage)
             if buckets:
                 bucket = _nearest(buckets, _key(size))
-                bucket.mean *= 0.9
-                bucket.deviation *= 0.9
+                now = self._clock()
+                if now - bucket.relaxed_at >= 1.0:
+                    bucket.relaxed_at = now
+                    bucket.mean *= 0.9
+                    bucket.deviation *= 0.9
 
     def snapshot(self) -> dict[str, dict[float, float]]:
         """Stage -> typical size -> mean seconds, for display."""

@@ -39,7 +39,7 @@ class ComputeGate:
     @contextmanager
     def enter(self, work: Work, *, priority: int, timeout_s: float) -> Iterator[bool]:
         """Wait up to ``timeout_s`` (may be ``inf``) to pass; yields whether it did."""
-        with work.waiting():
+        with work.waiting(timeout_s):
             passed = self._acquire(priority, timeout_s)
         try:
             yield passed

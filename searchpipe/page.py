@@ -63,7 +63,9 @@ class Trace:
     """What happened to one query, in the order of the stages.
 
     ``longest_step_ms`` is the longest piece of work that could not be
-    interrupted: an answer may be late by that much and no more.
+    interrupted; once the budget is spent, what an answer cannot do without
+    (lexical recall, the page) belongs to the step that spent it. An answer is
+    late by that much and no more.
     """
 
     total_ms: float

@@ -277,6 +277,7 @@ class Pipeline:
             seconds = work.deadline.elapsed() - begin
             spans.append(Span(stage.name, begin * 1e3, seconds * 1e3, n_in, _size(work), work.decision))
         total = work.deadline.elapsed()
+        work.mark()
         trace = Trace(total * 1e3, work.deadline.budget_s * 1e3, work.longest_step_s * 1e3, tuple(spans))
         version = self._snapshot.version if self._snapshot is not None else ""
         return Page(
@@ -284,7 +285,7 @@ class Pipeline:
         )
 
     def _run_stage(self, place: int, stage: Stage, work: Work) -> None:
-        work.stage, work.decision = stage.name, ""
+        work.stage, work.decision, work.essential = stage.name, "", stage.essential
         missing = [slot for slot in stage.reads if not work.holds(slot)]
         if missing:
             # An earlier stage that gave up has said why; this one only follows.

@@ -24,7 +24,7 @@ def test_a_steady_cost_is_predicted_from_above_and_closely(size, seconds, n):
     for _ in range(n):
         costs.observe("s", size, seconds)
     predicted = costs.predict("s", size)
-    assert seconds <= predicted <= 1.4 * seconds
+    assert seconds <= predicted <= 1.5 * seconds
 
 
 @given(st.lists(st.tuples(sizes, times), min_size=1, max_size=40), sizes)
@@ -46,7 +46,7 @@ def test_a_larger_step_costs_at_least_in_proportion(size, seconds, factor):
 
 def test_it_rises_faster_than_it_falls():
     up, down = CostModel(), CostModel()
-    for _ in range(20):
+    for _ in range(30):
         up.observe("s", 10, 0.01)
         down.observe("s", 10, 0.1)
     for _ in range(5):
@@ -68,15 +68,26 @@ def test_largest_within_fits_and_one_more_would_not(size, seconds, limit, allowa
         assert costs.predict("s", (n + 1) * size) > allowance
 
 
-def test_a_stall_does_not_shut_a_stage_out_for_good():
-    costs = CostModel()
-    costs.observe("s", 10, 5.0)  # a stall: 5 s for what takes 5 ms
-    refusals = 0
-    while costs.predict("s", 10) > 0.05:
+def test_a_slow_spell_does_not_shut_a_stage_out_for_good():
+    now = [0.0]
+    costs = CostModel(clock=lambda: now[0])
+    costs.observe("s", 10, 5.0)  # 5 s for what takes 5 ms
+    before = costs.predict("s", 10)
+    for _ in range(100):
         costs.relax("s", 10)
-        refusals += 1
-        assert refusals < 100
-    assert refusals > 1
+    assert costs.predict("s", 10) == pytest.approx(0.9 * before)  # once a second at most
+    while costs.predict("s", 10) > 0.05:
+        now[0] += 1.0
+        costs.relax("s", 10)
+        assert now[0] < 100
+
+
+def test_one_stall_is_no_trend():
+    costs = CostModel()
+    for _ in range(30):
+        costs.observe("s", 10, 0.01)
+    costs.observe("s", 10, 5.0)
+    assert costs.predict("s", 10) < 0.06
 
 
 @pytest.mark.parametrize(
@@ -86,3 +97,10 @@ def test_nonsense_is_not_learnt(size, seconds):
     costs = CostModel()
     costs.observe("s", size, seconds)
     assert costs.predict("s", 1) is None
+
+
+def test_a_cold_start_is_forgotten_quickly():
+    costs = CostModel()
+    costs.observe("s", 10, 0.1)
+    costs.observe("s", 10, 0.001)
+    assert costs.predict("s", 10) < 0.002

@@ -34,6 +34,7 @@ class Work:
         hits: the finished page; None until built.
         orders: source or stage -> int32 documents in the order that it gave them.
         extras: slots of the user's own stages.
+        essential: whether the running stage is; set by the pipeline.
         reserve_s: seconds that later stages will need; set by the pipeline before each stage.
     """
 
@@ -43,6 +44,7 @@ class Work:
         "deadline",
         "decision",
         "degradations",
+        "essential",
         "extras",
         "hits",
         "longest_step_s",
@@ -71,9 +73,10 @@ class Work:
         self.extras: dict[str, Any] = {}
         self.degradations: list[Degradation] = []
         self.longest_step_s = 0.0
-        self.marked = time.perf_counter()
+        self.marked = time.perf_counter() - deadline.elapsed()
         self.reserve_s = 0.0
         self.stage = ""
+        self.essential = True
         self.decision = ""
 
     def allowance(self) -> float:
@@ -91,34 +94,46 @@ class Work:
         self.degradations.append(Degradation(self.stage, reason, given_up, min(1.0, max(0.0, amount))))
 
     @contextmanager
-    def step(self, kind: str, size: float) -> Iterator[None]:
+    def step(self, kind: str, size: float, *, optional: bool | None = None) -> Iterator[None]:
         """Time one uninterruptible piece of work of ``size``, for the trace and the cost model.
+
+        ``optional`` says whether an answer could do without it; by default, whether the
+        stage is not essential.
 
         Raises:
             QueryCancelled: before it starts, if the caller has left.
         """
         self.deadline.check_cancelled()
-        begin = self.mark()
+        choice = not self.essential if optional is None else optional
+        begin = self.mark(choice=choice)
         try:
             yield
         finally:
             self.costs.observe(kind, size, self.mark() - begin)
 
-    def mark(self) -> float:
-        """End one uninterruptible stretch of work and begin the next; returns the time in seconds."""
+    def mark(self, *, choice: bool = False) -> float:
+        """End one uninterruptible stretch of work and begin the next; returns the time in seconds.
+
+        Once the budget is spent, what an answer cannot do without belongs to the
+        step that spent it. Only the ``choice`` to start something else begins a
+        new stretch then, and makes the answer later than it had to be.
+        """
         now = time.perf_counter()
         self.longest_step_s = max(self.longest_step_s, now - self.marked)
-        self.marked = now
+        if choice or self.deadline.remaining() > 0:
+            self.marked = now
         return now
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time spent waiting with a time-out is no stretch of work: it ends by itself."""
-        self.mark()
+    def waiting(self, timeout_s: float) -> Iterator[None]:
+        """Waiting with a time-out is no stretch of work: it ends by itself. Overrunning it is one."""
+        begin = self.mark()
         try:
             yield
         finally:
-            self.marked = time.perf_counter()
+            waited = min(time.perf_counter() - begin, max(0.0, timeout_s))
+            self.marked += waited
+            self.mark()
 
 
 @runtime_checkable

@@ -129,10 +129,11 @@ class Recall:
             if not source.ready(work):
                 continue
             if found and work.allowance() <= (work.costs.predict(source.name, depth) or 0.0):
+                work.costs.relax(source.name, depth)
                 work.degrade("deadline", f"{source.name} recall")
                 continue
             try:
-                with work.step(source.name, depth):
+                with work.step(source.name, depth, optional=bool(found)):
                     docs, scores = source.search(work, depth, mask)
             except Exception as error:
                 failures.append(error)

@@ -31,7 +31,7 @@ class PairScorer(Protocol):
 class Score:
     """Blends a cross-encoder's opinion into the order of the first ``depth`` candidates.
 
-    Candidates are scored from the best down, in steps that the cost model says
+    Candidates are scored from the best down, in doubling steps that the cost model says
     fit into what is left of the budget; those that no time was left for keep
     their order behind the scored ones. The blended score is
     ``weight * sigmoid(logit / temperature) + (1 - weight) * place``, where place falls linearly
@@ -109,6 +109,9 @@ class Score:
             width = int(lengths[ahead].max())
             rows = len(ahead)
             if not work.deadline.unlimited:
+                # Steps double: the first is short, teaches what one pair costs
+                # now, and is over soon if it costs more than was thought.
+                rows = min(rows, max(1, done))
                 rows = work.costs.largest_within(self.name, width, rows, work.allowance())
                 if not rows:
                     work.costs.relax(self.name, width)
