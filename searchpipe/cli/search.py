@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from searchpipe.page import Hit, Page
 
 
+_SCORES = {"BM25": "lexical", "Dense": "dense", "Cross": "score"}
+
+
 def search_command(
     text: Annotated[str, typer.Argument(help="What to search for.")],
     snapshot: Annotated[Path, typer.Option("--snapshot", "-s", help="Folder that `searchpipe index` wrote.")],
@@ -30,6 +33,9 @@ def search_command(
         typer.Option("--filter", "-f", help="Such as 'price<=50' or 'brand=Acme'; may be repeated."),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML configuration.")] = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Also say why each product stands where it does.")
+    ] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Also show what each stage did.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the page as JSON.")] = False,
 ) -> None:
@@ -46,26 +52,25 @@ def search_command(
     from rich.console import Console
 
     console = Console()
-    print_page(console, page)
+    print_page(console, page, why=why)
     if trace:
         print_trace(console, page)
 
 
-def print_page(console: Console, page: Page) -> None:
-    """The hits as a table."""
+def print_page(console: Console, page: Page, *, why: bool = False) -> None:
+    """The hits as a table; ``why`` adds the reasons below it."""
     from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=escape(page.query), title_justify="left", expand=True)
-    for name in ("#", "Title", "Price", "Brand", "Score"):
+    for name in ("#", "Title", "Price", "Brand", "Score", *_SCORES):
         table.add_column(
             name,
             justify="left" if name in ("Title", "Brand") else "right",
             overflow="ellipsis",
             no_wrap=True,
-            ratio=6 if name == "Title" else None,
+            ratio=3 if name == "Title" else 1 if name == "Brand" else None,
         )
-    table.add_column("Why", ratio=4, overflow="fold")
     for hit in page:
         table.add_row(
             str(hit.rank),
@@ -73,9 +78,11 @@ def print_page(console: Console, page: Page) -> None:
             _price(hit),
             escape(str(hit.fields.get("brand") or "")),
             f"{hit.score:.3f}",
-            escape("; ".join(hit.reasons)),
+            *(f"{hit.scores[s]:.2f}" if s in hit.scores else "" for s in _SCORES.values()),
         )
     console.print(table)
+    for hit in page if why else ():
+        console.print(f"{hit.rank:>3}  {escape('; '.join(hit.reasons))}", highlight=False)
     if not len(page):
         console.print("Nothing found.")
     limit = "no limit" if math.isinf(page.trace.budget_ms) else f"{page.trace.budget_ms:g} ms"
