@@ -38,7 +38,7 @@ class Score:
     from 1 at the first candidate to 0 at the ``depth``-th, so that it does not
     depend on how many were scored.
 
-    Raw logits are kept under ``score``.
+    Raw logits are kept under ``score``, the blended ones under ``blend``.
 
     Args:
         scorer: the engine.
@@ -139,9 +139,12 @@ class Score:
         column[: len(logits)] = logits
         place = np.clip(1.0 - np.arange(n, dtype=np.float32) / self._depth, 0.0, 1.0)
         opinion = 1.0 / (1.0 + np.exp(-np.clip(column / self._temperature, -30.0, 30.0)))
-        blended = np.where(scored, self._weight * opinion + (1.0 - self._weight) * place, -1.0)
+        blended = np.where(scored, self._weight * opinion + (1.0 - self._weight) * place, np.inf)
+        # Behind the last of the scored ones, in the order they had.
+        behind = blended.min() * (1.0 - np.arange(1, n + 1, dtype=np.float32) / (n + 1))
+        blended = np.where(scored, blended, behind).astype(np.float32)
         candidates.scores["score"] = column
-        candidates.scores["blend"] = np.where(scored, blended, np.nan).astype(np.float32)
+        candidates.scores["blend"] = blended
         return candidates.take(np.argsort(-blended, kind="stable"))
 
     def describe(self) -> str:

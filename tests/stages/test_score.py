@@ -64,6 +64,7 @@ def test_a_short_budget_scores_the_best_and_says_what_was_left(make_work, monkey
     assert sorted(doc for step in scorer.steps for doc in step) == list(range(done))  # from the best down
     assert now[0] <= 0.1
     assert work.candidates.docs[done:].tolist() == list(range(done, 50))
+    assert np.all(np.diff(work.candidates.scores["blend"]) <= 0)
     [degradation] = work.degradations
     assert degradation.reason == "shortened"
     assert degradation.given_up == f"scored {done} of 40 candidates"
