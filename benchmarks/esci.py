@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.report import Report, shared_folder, write_json
+from benchmarks.report import Report, shared_folder
+from searchpipe.files import write_json
 
 CACHE = Path(__file__).resolve().parent.parent / ".bench"
 

@@ -14,7 +14,6 @@ The JSON is ``{"benchmark", "machine", "versions", "seed", "figures": {name: num
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -27,6 +26,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from searchpipe.files import write_json
 
 QUANTILES = (0.5, 0.9, 0.99)
 
@@ -202,22 +203,6 @@ class Report:
             console.print(note, highlight=False, markup=False)
         facts = {**content["machine"], **content["versions"], "seed": self.seed}
         console.print(", ".join(f"{key} {value}" for key, value in facts.items()), style="dim", markup=False)
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write ``content`` to ``path`` whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _duration(seconds: float) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from searchpipe.errors import CatalogError, ConfigError
+from searchpipe.files import write_json
 
 if TYPE_CHECKING:
     from searchpipe.evaluate import Evaluation
@@ -84,7 +82,10 @@ def evaluate_command(
         errors.print(f"{count} queries gave something up: {what}", style="yellow", markup=False)
     # Last, so that a full disk does not cost the minutes that the table took.
     if json_file is not None:
-        write_json(json_file, content)
+        try:
+            write_json(json_file, content)
+        except OSError as error:
+            raise CatalogError(f"Cannot write {json_file}: {error.strerror}.") from error
 
 
 def run_evaluation(
@@ -165,28 +166,6 @@ def parse_gains(text: str) -> dict[int, float]:
             )
         gains[number] = value
     return gains
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write ``content`` to ``path`` whole or not at all.
-
-    Raises:
-        CatalogError: the file cannot be written.
-
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise CatalogError(f"Cannot write {path}: {error.strerror}.") from error
 
 
 class _ProgressBars:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,6 +11,7 @@ from typing import IO, Any
 from searchpipe.demo.products import generate_products
 from searchpipe.demo.queries import Shelves, generate_labels, generate_log
 from searchpipe.errors import ConfigError
+from searchpipe.files import published
 
 MAX_PRODUCTS = 1 << 32  # product ids repeat beyond
 
@@ -71,7 +70,7 @@ def write_demo(
     texts, qrels = out / "queries.jsonl", out / "qrels.tsv"
 
     facts = []
-    with _published(catalog) as file:
+    with published(catalog) as file:
         for row, known in generate_products(products, seed):
             _write_json(file, row)
             facts.append(known)
@@ -80,13 +79,13 @@ def write_demo(
     shelves = Shelves(facts)
 
     logged = 0
-    with _published(log) as file:
+    with published(log) as file:
         for row in generate_log(shelves, queries, seed):
             _write_json(file, row)
             logged += 1
 
     written = 0
-    with _published(texts) as text_file, _published(qrels) as grade_file:
+    with published(texts) as text_file, published(qrels) as grade_file:
         for query, text, labels in generate_labels(shelves, labelled, seed):
             _write_json(text_file, {"id": query, "text": text})
             grade_file.writelines(f"{query}\t{product}\t{grade}\n" for product, grade in labels)
@@ -96,18 +95,3 @@ def write_demo(
 
 def _write_json(file: IO[str], row: dict[str, Any]) -> None:
     file.write(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n")
-
-
-@contextmanager
-def _published(path: Path) -> Iterator[IO[str]]:
-    """Open a file that takes its name only when it was written to the end."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
