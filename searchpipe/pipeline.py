@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from searchpipe.config import Config, load_config
 from searchpipe.cost_model import CostModel
-from searchpipe.deadline import Deadline, QueryCancelled
+from searchpipe.deadline import Deadline
 from searchpipe.errors import ClosedError, OverloadedError, PipelineError, QueryError
-from searchpipe.page import Page, Span, Trace
+from searchpipe.page import Page
 from searchpipe.query import Query, check_k, clean_text
+from searchpipe.runner import StageRunner
 from searchpipe.stages.base import Stage, Work
 
 if TYPE_CHECKING:
@@ -44,15 +45,14 @@ class Pipeline:
         self, stages: Sequence[Stage], snapshot: Snapshot | None = None, config: Config | None = None
     ) -> None:
         self._config = config or Config()
-        self._stages = tuple(stages)
+        self._runner = StageRunner(stages, self._config.budget.shares, CostModel())
         self._snapshot = snapshot
-        self._costs = CostModel()
+        self._version = snapshot.version if snapshot is not None else ""
         self._lock = threading.Condition()
         self._running = 0
         self._closed = False
         self._waiting = 0
         self._executor: ThreadPoolExecutor | None = None
-        check_stages(self._stages)
 
     @classmethod
     def open(
@@ -111,7 +111,7 @@ class Pipeline:
         """
         work = self._begin(text, k, budget_ms, filters, context)
         with self._entered():
-            return self._answer(work)
+            return self._runner.run(work, snapshot=self._version)
 
     async def asearch(
         self,
@@ -153,7 +153,7 @@ class Pipeline:
         def run() -> Page:
             started()
             with self._entered():
-                return self._answer(work)
+                return self._runner.run(work, snapshot=self._version)
 
         try:
             return await asyncio.get_running_loop().run_in_executor(executor, run)
@@ -168,10 +168,10 @@ class Pipeline:
     def describe(self) -> str:
         """The stages as a table: name, what it reads and writes, share of the budget, settings."""
         shares = self._config.budget.shares
-        lines = [f"budget {self._config.budget.default_ms:g} ms, {len(self._stages)} stages"]
+        lines = [f"budget {self._config.budget.default_ms:g} ms, {len(self._runner.stages)} stages"]
         if self._snapshot is not None:
             lines[0] += f", snapshot {self._snapshot.version} with {self._snapshot.count} products"
-        for stage in self._stages:
+        for stage in self._runner.stages:
             flow = f"{', '.join(stage.reads) or '-'} -> {', '.join(stage.writes) or '-'}"
             share = f"{shares[stage.name]:4.0%}" if stage.name in shares else "   -"
             lines.append(f"  {stage.name:<10} {share}  {flow:<34} {stage.describe()}")
@@ -187,13 +187,13 @@ class Pipeline:
         for text in (*texts, *texts):
             work = self._begin(text, 10, budget_ms, None, None)
             with self._entered():
-                self._answer(work)
+                self._runner.run(work, snapshot=self._version)
         return begin.elapsed()
 
     @property
     def costs(self) -> CostModel:
         """What steps have cost so far."""
-        return self._costs
+        return self._runner.costs
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -242,7 +242,7 @@ class Pipeline:
         query = Query(
             clean_text(text, limits.max_query_chars), check_k(k, limits.max_k), filters or {}, context or {}
         )
-        return Work(query, deadline, self._costs)
+        return Work(query, deadline, self._runner.costs)
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
@@ -265,95 +265,3 @@ class Pipeline:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self._config.pipeline.threads, "searchpipe")
             return self._executor
-
-    def _answer(self, work: Work) -> Page:
-        spans: list[Span] = []
-        for place, stage in enumerate(self._stages):
-            work.deadline.check_cancelled()
-            begin = work.deadline.elapsed()
-            n_in = _size(work)
-            self._run_stage(place, stage, work)
-            work.mark()
-            seconds = work.deadline.elapsed() - begin
-            spans.append(Span(stage.name, begin * 1e3, seconds * 1e3, n_in, _size(work), work.decision))
-        total = work.deadline.elapsed()
-        work.mark()
-        trace = Trace(total * 1e3, work.deadline.budget_s * 1e3, work.longest_step_s * 1e3, tuple(spans))
-        version = self._snapshot.version if self._snapshot is not None else ""
-        return Page(
-            work.query.text, tuple(work.hits or ()), tuple(work.degradations), trace, version, work.extras
-        )
-
-    def _run_stage(self, place: int, stage: Stage, work: Work) -> None:
-        work.stage, work.decision, work.essential = stage.name, "", stage.essential
-        missing = [slot for slot in stage.reads if not work.holds(slot)]
-        if missing:
-            # An earlier stage that gave up has said why; this one only follows.
-            if not any(d.stage != stage.name for d in work.degradations):
-                work.degrade("missing_input", f"{stage.name} (no {', '.join(missing)})")
-            work.decision = f"skipped: no {', '.join(missing)}"
-            return
-        work.reserve_s = self._reserve(place, work)
-        if not stage.essential and not work.deadline.unlimited and work.allowance() <= 0:
-            work.degrade("deadline", stage.name)
-            work.decision = "skipped: no time left"
-            return
-        begin = work.deadline.elapsed()
-        try:
-            stage.run(work)
-        except QueryCancelled:
-            raise
-        except Exception as error:
-            work.degrade("stage_failed", f"{stage.name} ({type(error).__name__}: {error})")
-            work.decision = f"failed: {error}"
-            return
-        # `stage:` keeps whole stages apart from the steps inside them.
-        self._costs.observe(f"stage:{stage.name}", 1, work.deadline.elapsed() - begin)
-
-    def _reserve(self, place: int, work: Work) -> float:
-        """Seconds to keep for the stages after ``place``: what they cost lately, within their shares."""
-        if work.deadline.unlimited:
-            return 0.0
-        budget, total = work.deadline.budget_s, 0.0
-        for stage in self._stages[place + 1 :]:
-            share = self._config.budget.shares.get(stage.name)
-            if share is None:
-                continue  # takes what is left
-            expected = self._costs.predict(f"stage:{stage.name}", 1)
-            total += min(share * budget, expected if expected is not None else math.inf)
-        return total
-
-
-def check_stages(stages: Sequence[Stage]) -> None:
-    """Refuse stages that cannot run in this order.
-
-    Raises:
-        PipelineError: no stages, two of one name, not a stage, a slot that is read
-            before any stage has written it, or no ``hits`` at the end.
-    """
-    names: set[str] = set()
-    filled: set[str] = set()
-    for stage in stages:
-        if not isinstance(stage, Stage):
-            raise PipelineError(
-                f"{stage!r} is not a stage.",
-                cure="It needs name, reads, writes, essential, run() and describe().",
-            )
-        if stage.name in names:
-            raise PipelineError(f"Two stages are named {stage.name!r}.", cure="Rename one.")
-        names.add(stage.name)
-        for slot in stage.reads:
-            if slot not in filled:
-                raise PipelineError(
-                    f"Stage {stage.name!r} reads {slot!r}, which no stage before it writes.",
-                    cure=f"Written so far: {', '.join(sorted(filled)) or 'nothing'}.",
-                )
-        filled.update(stage.writes)
-    if "hits" not in filled:
-        raise PipelineError("No stage writes 'hits'.", cure="End with the stage 'page' or one of your own.")
-
-
-def _size(work: Work) -> int:
-    if work.hits is not None:
-        return len(work.hits)
-    return len(work.candidates) if work.candidates is not None else 0

@@ -89,7 +89,7 @@ def print_page(console: Console, page: Page, *, why: bool = False) -> None:
     console.print(f"{page.trace.total_ms:.1f} ms of {limit}, snapshot {page.snapshot}")
     for degradation in page.degradations:
         console.print(
-            f"[yellow]given up[/] {escape(degradation.given_up)} ({degradation.stage}: {degradation.reason})"
+            f"[yellow]degraded:[/] {degradation.stage} ({degradation.reason}): {escape(degradation.given_up)}"
         )
 
 

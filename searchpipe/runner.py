@@ -1,0 +1,129 @@
+"""Runs the stages of one query in order, inside its deadline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from searchpipe.cost_model import CostModel
+from searchpipe.deadline import QueryCancelled
+from searchpipe.errors import PipelineError
+from searchpipe.page import Page, Span, Trace
+from searchpipe.stages.base import Stage, Work
+
+
+class StageRunner:
+    """Policy around the stages: time kept for later ones, failures turned into degradations, a trace.
+
+    ``run`` may be called from many threads, each with its own :class:`Work`.
+
+    Args:
+        stages: in the order they run.
+        shares: stage -> the most of the budget (0 to 1) that earlier stages keep free for it.
+        costs: what steps have cost so far.
+
+    Raises:
+        PipelineError: the stages do not fit together.
+    """
+
+    def __init__(self, stages: Sequence[Stage], shares: Mapping[str, float], costs: CostModel) -> None:
+        self.stages = tuple(stages)
+        self.costs = costs
+        self._shares = shares
+        check_stages(self.stages)
+
+    def run(self, work: Work, *, snapshot: str = "") -> Page:
+        """Answer one query; ``snapshot`` is the version that the page names.
+
+        Raises:
+            QueryCancelled: the caller has left.
+        """
+        spans: list[Span] = []
+        for place, stage in enumerate(self.stages):
+            work.deadline.check_cancelled()
+            begin = work.deadline.elapsed()
+            n_in = _size(work)
+            self._run_stage(place, stage, work)
+            work.mark()
+            seconds = work.deadline.elapsed() - begin
+            spans.append(Span(stage.name, begin * 1e3, seconds * 1e3, n_in, _size(work), work.decision))
+        total = work.deadline.elapsed()
+        work.mark()
+        trace = Trace(total * 1e3, work.deadline.budget_s * 1e3, work.longest_step_s * 1e3, tuple(spans))
+        return Page(
+            work.query.text, tuple(work.hits or ()), tuple(work.degradations), trace, snapshot, work.extras
+        )
+
+    def _run_stage(self, place: int, stage: Stage, work: Work) -> None:
+        work.stage, work.decision, work.essential = stage.name, "", stage.essential
+        missing = [slot for slot in stage.reads if not work.holds(slot)]
+        if missing:
+            # An earlier stage that gave up has said why; this one only follows.
+            if not any(d.stage != stage.name for d in work.degradations):
+                work.degrade("missing_input", f"{stage.name} (no {', '.join(missing)})")
+            work.decision = f"skipped: no {', '.join(missing)}"
+            return
+        work.reserve_s = self._reserve(place, work)
+        if not stage.essential and not work.deadline.unlimited and work.allowance() <= 0:
+            work.degrade("deadline", stage.name)
+            work.decision = "skipped: no time left"
+            return
+        begin = work.deadline.elapsed()
+        try:
+            stage.run(work)
+        except QueryCancelled:
+            raise
+        except Exception as error:
+            work.degrade("stage_failed", f"{stage.name} ({type(error).__name__}: {error})")
+            work.decision = f"failed: {error}"
+            return
+        # `stage:` keeps whole stages apart from the steps inside them.
+        self.costs.observe(f"stage:{stage.name}", 1, work.deadline.elapsed() - begin)
+
+    def _reserve(self, place: int, work: Work) -> float:
+        """Seconds to keep for the stages after ``place``: what they cost lately, within their shares."""
+        if work.deadline.unlimited:
+            return 0.0
+        budget, total = work.deadline.budget_s, 0.0
+        for stage in self.stages[place + 1 :]:
+            share = self._shares.get(stage.name)
+            if share is None:
+                continue  # takes what is left
+            expected = self.costs.predict(f"stage:{stage.name}", 1)
+            total += min(share * budget, expected if expected is not None else math.inf)
+        return total
+
+
+def check_stages(stages: Sequence[Stage]) -> None:
+    """Refuse stages that cannot run in this order.
+
+    Raises:
+        PipelineError: no stages, two of one name, not a stage, a slot that is read
+            before any stage has written it, or no ``hits`` at the end.
+    """
+    names: set[str] = set()
+    filled: set[str] = set()
+    for stage in stages:
+        if not isinstance(stage, Stage):
+            raise PipelineError(
+                f"{stage!r} is not a stage.",
+                cure="It needs name, reads, writes, essential, run() and describe().",
+            )
+        if stage.name in names:
+            raise PipelineError(f"Two stages are named {stage.name!r}.", cure="Rename one.")
+        names.add(stage.name)
+        for slot in stage.reads:
+            if slot not in filled:
+                raise PipelineError(
+                    f"Stage {stage.name!r} reads {slot!r}, which no stage before it writes.",
+                    cure=f"Written so far: {', '.join(sorted(filled)) or 'nothing'}.",
+                )
+        filled.update(stage.writes)
+    if "hits" not in filled:
+        raise PipelineError("No stage writes 'hits'.", cure="End with the stage 'page' or one of your own.")
+
+
+def _size(work: Work) -> int:
+    if work.hits is not None:
+        return len(work.hits)
+    return len(work.candidates) if work.candidates is not None else 0
