@@ -80,7 +80,7 @@ void drain_all() {
     std::lock_guard lock(state().mutex);
     streams.assign(state().streams.begin(), state().streams.end());
   }
-  for (Stream* stream : streams) stream->synchronize();
+  for (Stream* stream : streams) stream->drain();
 }
 
 int copy(const char* name, void* to, const void* from, size_t bytes, bool device_to, bool device_from, void* stream) {

@@ -185,9 +185,13 @@ class Stream {
       invalidated_ = true;
       return kCaptureUnsupported;
     }
-    const uint64_t target = submitted_;
-    changed_.wait(lock, [&] { return finished_ >= target; });
+    wait_for_submitted(lock);
     return kSuccess;
+  }
+  // As synchronize(), for calls that wait for a device without touching anybody's capture.
+  void drain() {
+    std::unique_lock lock(mutex_);
+    wait_for_submitted(lock);
   }
   int begin_capture() {
     std::lock_guard lock(mutex_);
@@ -219,6 +223,10 @@ class Stream {
   }
 
  private:
+  void wait_for_submitted(std::unique_lock<std::mutex>& lock) {
+    const uint64_t target = submitted_;
+    changed_.wait(lock, [&] { return finished_ >= target; });
+  }
   void run() {
     std::unique_lock lock(mutex_);
     for (;;) {

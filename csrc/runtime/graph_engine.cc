@@ -1,0 +1,115 @@
+#include "runtime/graph_engine.h"
+
+#include <algorithm>
+#include <array>
+#include <exception>
+#include <stdexcept>
+#include <utility>
+
+#include "cuda/error.h"
+
+namespace searchpipe::runtime {
+namespace {
+
+EngineShape validated(EngineShape shape) {
+  shape.validate();
+  return shape;
+}
+
+}  // namespace
+
+GraphEngine::GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape)
+    : device_(std::move(device)),
+      shape_(validated(std::move(shape))),
+      stream_(device_),
+      input_(device_, shape_.max_input_bytes()),
+      output_(device_, shape_.max_output_bytes()),
+      graphs_(shape_.buckets.size()),
+      costs_(shape_.buckets.size()),
+      reports_(shape_.buckets.size()) {
+  // Zeros are valid token ids, and the plain runs of prepare() need some.
+  stream_.fill(input_.address(), 0, input_.bytes());
+  stream_.synchronize();
+  for (std::size_t i = 0; i < reports_.size(); ++i) {
+    reports_[i].bucket = shape_.buckets[i];
+    reports_[i].reason = "not prepared";
+    costs_[i].fixed = static_cast<double>(shape_.buckets[i].area());
+  }
+}
+
+GraphEngine::~GraphEngine() {
+  try {
+    stream_.synchronize();
+  } catch (const std::exception&) {  // a dead context has nothing left to wait for
+  }
+}
+
+GraphEngine::Addresses GraphEngine::addresses(const Bucket& bucket) const {
+  Addresses result;
+  for (int i = 0; i < shape_.inputs; ++i) {
+    result.inputs.push_back(input_.address() + EngineShape::input_stride(bucket) * static_cast<std::size_t>(i));
+  }
+  result.output = output_.address();
+  return result;
+}
+
+void GraphEngine::prepare(bool capture) {
+  if (!enqueue_) throw std::logic_error("prepare() before set_enqueue()");
+  cuda::CurrentContext current(*device_);
+  for (std::size_t i = shape_.buckets.size(); i-- > 0;) prepare_bucket(i, capture);
+  prepared_ = true;
+}
+
+void GraphEngine::prepare_bucket(std::size_t index, bool capture) {
+  const Bucket& bucket = shape_.buckets[index];
+  const Addresses where = addresses(bucket);
+  BucketReport report{.bucket = bucket};
+  const auto free_before = static_cast<std::int64_t>(device_->free_bytes());
+  const auto enqueue = [&] { enqueue_(static_cast<int>(index), bucket, where, stream_.handle()); };
+  enqueue();
+  stream_.synchronize();
+  if (capture) {
+    try {
+      graphs_[index] = cuda::GraphExec::capture(stream_, enqueue);
+      graphs_[index]->upload(stream_);
+      report.captured = true;
+      report.graph_nodes = graphs_[index]->nodes();
+    } catch (const std::exception& error) {
+      graphs_[index].reset();
+      report.reason = error.what();
+    }
+  } else {
+    report.reason = "capture is switched off";
+  }
+  report.milliseconds = time_launch(index);
+  report.device_bytes = std::max<std::int64_t>(free_before - static_cast<std::int64_t>(device_->free_bytes()), 0);
+  costs_[index].fixed = report.milliseconds;
+  reports_[index] = std::move(report);
+}
+
+float GraphEngine::time_launch(std::size_t index) {
+  cuda::Event start(device_, true);
+  cuda::Event end(device_, true);
+  std::array<float, 3> times{};
+  launch(static_cast<int>(index));
+  for (float& time : times) {
+    start.record(stream_);
+    launch(static_cast<int>(index));
+    end.record(stream_);
+    end.synchronize();
+    time = end.milliseconds_since(start);
+  }
+  std::sort(times.begin(), times.end());
+  return times[1];
+}
+
+void GraphEngine::launch(int bucket) {
+  const auto index = static_cast<std::size_t>(bucket);
+  if (graphs_[index]) {
+    graphs_[index]->launch(stream_);
+  } else {
+    enqueue_(bucket, shape_.buckets[index], addresses(shape_.buckets[index]), stream_.handle());
+  }
+}
+
+}  // namespace searchpipe::runtime
