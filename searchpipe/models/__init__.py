@@ -1,1 +1,9 @@
 """Models: where they come from, and the cache that holds them."""
+
+from __future__ import annotations
+
+from searchpipe.models.builtin import BUILTIN, DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER
+from searchpipe.models.resolve import resolve
+from searchpipe.models.settings import LocalModel, ModelSettings
+
+__all__ = ["BUILTIN", "DEFAULT_CROSS_ENCODER", "DEFAULT_ENCODER", "LocalModel", "ModelSettings", "resolve"]

@@ -1,0 +1,5 @@
+"""``python -m searchpipe``."""
+
+from searchpipe.cli import main
+
+main()

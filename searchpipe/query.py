@@ -1,0 +1,67 @@
+"""A caller's query, checked and cleaned before any stage sees it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from searchpipe.errors import QueryError
+
+if TYPE_CHECKING:
+    from searchpipe.catalog.filters import Filter
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+# Control characters (Unicode Cc) and the line and paragraph separators.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What was asked.
+
+    Attributes:
+        text: cleaned by :func:`clean_text`.
+        k: how many hits the page holds at most.
+        filters: which products may be on it; None for all.
+        context: the caller's user and session features, handed to the rankers untouched.
+    """
+
+    text: str
+    k: int
+    filters: Filter | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+def clean_text(text: str, max_chars: int) -> str:
+    """One line of valid Unicode: lone surrogates become U+FFFD, control characters become spaces.
+
+    Raises:
+        QueryError: not a string, over ``max_chars`` long, or nothing is left of it.
+    """
+    if not isinstance(text, str):
+        raise QueryError(f"The query is of type {type(text).__name__}.", cure="Give a str.")
+    if len(text) > max_chars:
+        raise QueryError(
+            f"The query has {len(text)} characters; the limit is {max_chars}.",
+            cure="Shorten it, or raise pipeline.max_query_chars.",
+        )
+    cleaned = " ".join(_CONTROLS.sub(" ", _SURROGATES.sub("\ufffd", text)).split())
+    if not cleaned:
+        raise QueryError(f"The query {text[:40]!r} holds no text.", cure="Give at least one visible character.")
+    return cleaned
+
+
+def check_k(k: int, max_k: int) -> int:
+    """The page size as an int.
+
+    Raises:
+        QueryError: not a whole number from 1 to ``max_k``.
+    """
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise QueryError(f"k is {k!r}, which is not a whole number.", cure=f"Give 1 to {max_k}.")
+    value = k.__index__()
+    if not 1 <= value <= max_k:
+        raise QueryError(f"k is {value}; it must be 1 to {max_k}.", cure="Raise pipeline.max_k for longer pages.")
+    return value

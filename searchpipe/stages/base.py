@@ -1,0 +1,143 @@
+"""The protocol of a stage, and the state of one query that stages read and write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from searchpipe.page import Degradation, Hit
+
+if TYPE_CHECKING:
+    from searchpipe.arrays import Float32, Int32
+    from searchpipe.candidates import Candidates
+    from searchpipe.cost_model import CostModel
+    from searchpipe.deadline import Deadline
+    from searchpipe.query import Query
+
+SLOTS = ("tokens", "vector", "candidates", "hits")
+"""The slots of :class:`Work` with a type of their own; a user's stage may name others, kept in ``extras``."""
+
+
+class Work:
+    """One query on its way through the stages. Owned by one thread at a time.
+
+    Attributes:
+        query: what was asked.
+        deadline: when the answer is due.
+        costs: the pipeline's cost model.
+        tokens: int32 ``(q,)``, the query's token ids without special tokens; None until known.
+        vector: float32 ``(d,)``, the query's embedding; None until known or if given up.
+        candidates: best first; None until recalled.
+        hits: the finished page; None until built.
+        orders: source or stage -> int32 documents in the order that it gave them.
+        extras: slots of the user's own stages.
+        reserve_s: seconds that later stages will need; set by the pipeline before each stage.
+    """
+
+    __slots__ = (
+        "candidates",
+        "costs",
+        "deadline",
+        "decision",
+        "degradations",
+        "extras",
+        "hits",
+        "longest_step_s",
+        "marked",
+        "moved",
+        "orders",
+        "query",
+        "reserve_s",
+        "stage",
+        "tokens",
+        "vector",
+    )
+
+    def __init__(self, query: Query, deadline: Deadline, costs: CostModel) -> None:
+        self.query = query
+        self.deadline = deadline
+        self.costs = costs
+        self.tokens: Int32 | None = None
+        self.vector: Float32 | None = None
+        self.candidates: Candidates | None = None
+        self.hits: list[Hit] | None = None
+        self.orders: dict[str, Int32] = {}
+        self.moved: dict[int, str] = {}
+        self.extras: dict[str, Any] = {}
+        self.degradations: list[Degradation] = []
+        self.longest_step_s = 0.0
+        self.marked = time.perf_counter()
+        self.reserve_s = 0.0
+        self.stage = ""
+        self.decision = ""
+
+    def allowance(self) -> float:
+        """Seconds that this stage may still plan on: what is left, less what later stages need."""
+        return self.deadline.remaining() - self.reserve_s
+
+    def holds(self, slot: str) -> bool:
+        """Whether the slot has been filled."""
+        if slot in SLOTS:
+            return getattr(self, slot) is not None
+        return slot in self.extras
+
+    def degrade(self, reason: str, given_up: str, amount: float = 1.0) -> None:
+        """Record that the running stage gave something up; ``reason`` is one of ``deadline.REASONS``."""
+        self.degradations.append(Degradation(self.stage, reason, given_up, min(1.0, max(0.0, amount))))
+
+    @contextmanager
+    def step(self, kind: str, size: float) -> Iterator[None]:
+        """Time one uninterruptible piece of work of ``size``, for the trace and the cost model.
+
+        Raises:
+            QueryCancelled: before it starts, if the caller has left.
+        """
+        self.deadline.check_cancelled()
+        begin = self.mark()
+        try:
+            yield
+        finally:
+            self.costs.observe(kind, size, self.mark() - begin)
+
+    def mark(self) -> float:
+        """End one uninterruptible stretch of work and begin the next; returns the time in seconds."""
+        now = time.perf_counter()
+        self.longest_step_s = max(self.longest_step_s, now - self.marked)
+        self.marked = now
+        return now
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent waiting with a time-out is no stretch of work: it ends by itself."""
+        self.mark()
+        try:
+            yield
+        finally:
+            self.marked = time.perf_counter()
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """One stage. ``run`` is called from many threads at once, each with its own :class:`Work`.
+
+    Attributes:
+        name: unique in the pipeline; the key of its share, its scores and its span.
+        reads: slots that must be filled before it can run.
+        writes: slots that it fills.
+        essential: run it even when the budget is spent, because there is no answer without it.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    essential: bool
+
+    def run(self, work: Work) -> None:
+        """Read and write slots of ``work``; raise anything, and the pipeline degrades."""
+        ...
+
+    def describe(self) -> str:
+        """One line: what it does with which settings."""
+        ...

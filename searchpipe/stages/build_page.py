@@ -1,0 +1,101 @@
+"""page: the best k candidates become hits with fields, scores and reasons."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from searchpipe.arrays import Int32
+from searchpipe.page import Hit
+from searchpipe.stages.base import Work
+
+
+class Display(Protocol):
+    """What a page shows of a document."""
+
+    def id_of(self, docs: Int32) -> list[str]:
+        """The catalog's ids."""
+        ...
+
+    def fields(self, docs: Int32) -> list[dict[str, Any]]:
+        """The display fields."""
+        ...
+
+
+_RANKED = ("lexical", "dense", "fused", "prerank", "score", "diversify")
+
+
+class BuildPage:
+    """Fills ``hits``. Essential: without it there is no answer."""
+
+    name = "page"
+    reads: tuple[str, ...] = ("candidates",)
+    writes: tuple[str, ...] = ("hits",)
+    essential = True
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def run(self, work: Work) -> None:
+        """Build the hits."""
+        assert work.candidates is not None
+        top = work.candidates.take(np.arange(min(work.query.k, len(work.candidates))))
+        if not len(top):
+            work.hits = []
+            return
+        with work.step(self.name, len(top)):
+            ids = self._display.id_of(top.docs)
+            fields = self._display.fields(top.docs)
+            places = _places(work, top.docs)
+            work.hits = [
+                self._hit(work, row, ids[row], fields[row], top.scores, places) for row in range(len(top))
+            ]
+
+    def _hit(
+        self,
+        work: Work,
+        row: int,
+        id_: str,
+        fields: dict[str, Any],
+        columns: dict[str, Any],
+        places: dict[str, list[int]],
+    ) -> Hit:
+        scores = {n: v for n, c in columns.items() if (v := float(c[row])) == v}  # NaN: never scored
+        final = next((scores[n] for n in ("blend", "prerank", "fused") if n in scores), 0.0)
+        doc = int(work.candidates.docs[row]) if work.candidates is not None else -1
+        return Hit(row + 1, id_, final, scores, fields, _reasons(places, row, work.moved.get(doc)))
+
+    def describe(self) -> str:
+        """One line: what it does with which settings."""
+        return "ids, display fields, scores and reasons"
+
+
+def _places(work: Work, docs: Int32) -> dict[str, list[int]]:
+    """Stage -> place (from 1; 0 for absent) that it gave each of ``docs``."""
+    out: dict[str, list[int]] = {}
+    for name in _RANKED:
+        order = work.orders.get(name)
+        if order is None or not len(order):
+            continue
+        equal = order[None, :] == docs[:, None]
+        out[name] = np.where(equal.any(axis=1), equal.argmax(axis=1) + 1, 0).tolist()
+    return out
+
+
+def _reasons(places: dict[str, list[int]], row: int, moved: str | None) -> tuple[str, ...]:
+    reasons: list[str] = []
+    before = 0
+    for name, column in places.items():
+        place = column[row]
+        if name in ("lexical", "dense"):
+            reasons.append(f"{name} rank {place}" if place else f"not found by {name} recall")
+            continue
+        if name == "fused":
+            reasons.append(f"fused rank {place}")
+        elif place and before and place != before:
+            reasons.append(f"{name} moved it {'up' if place < before else 'down'} {abs(before - place)}")
+        before = place or before
+    if moved:
+        reasons.append(moved)
+    return tuple(reasons)

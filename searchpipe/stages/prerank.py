@@ -1,0 +1,87 @@
+"""prerank: a cheap order over all candidates, by a formula or a learned ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from searchpipe.arrays import Float32
+from searchpipe.errors import ModelError
+from searchpipe.stages.base import Work
+from searchpipe.stages.features import Features
+
+
+class Ranker(Protocol):
+    """Scores all candidates of a query from cheap features. ``score`` is called from many threads."""
+
+    def score(self, work: Work) -> Float32:
+        """Float32 ``(n,)``, higher is better, finite; in the order of ``work.candidates``."""
+        ...
+
+    def describe(self) -> str:
+        """One line."""
+        ...
+
+
+class Formula:
+    """A weighted sum of features, each in ``[0, 1]``.
+
+    Args:
+        features: computes them.
+        weights: feature name -> weight, any finite number.
+
+    Raises:
+        ConfigError: a feature that does not exist.
+    """
+
+    def __init__(self, features: Features, weights: Mapping[str, float]) -> None:
+        self._features = features
+        self._names = tuple(weights)
+        self._weights = np.asarray(list(weights.values()), np.float32)
+        features.check(self._names)
+
+    def score(self, work: Work) -> Float32:
+        """Evaluate the formula."""
+        return self._features.matrix(self._names, work) @ self._weights
+
+    def describe(self) -> str:
+        """One line."""
+        return " + ".join(f"{w:g} {n}" for n, w in zip(self._names, self._weights, strict=True))
+
+
+class Prerank:
+    """Reorders ``candidates`` by a :class:`Ranker`; its scores are kept under ``prerank``."""
+
+    name = "prerank"
+    reads: tuple[str, ...] = ("candidates",)
+    writes: tuple[str, ...] = ("candidates",)
+    essential = False
+
+    def __init__(self, ranker: Ranker) -> None:
+        self._ranker = ranker
+
+    def run(self, work: Work) -> None:
+        """Score and sort; ties keep the fused order."""
+        candidates = work.candidates
+        assert candidates is not None
+        if not len(candidates):
+            return
+        with work.step(self.name, len(candidates)):
+            scores = np.asarray(self._ranker.score(work), np.float32)
+        if scores.shape != (len(candidates),):
+            raise ModelError(
+                f"The ranker gave scores of shape {scores.shape} for {len(candidates)} candidates.",
+                cure="Return one float per candidate.",
+            )
+        if not np.all(np.isfinite(scores)):
+            work.degrade("bad_scores", "the preranked order")
+            return
+        candidates.scores["prerank"] = scores
+        work.candidates = candidates.take(np.argsort(-scores, kind="stable"))
+        work.orders["prerank"] = work.candidates.docs
+
+    def describe(self) -> str:
+        """One line: what it does with which settings."""
+        return self._ranker.describe()

@@ -1,0 +1,188 @@
+"""recall: candidates from several sources, filtered and fused into one order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from searchpipe import _core
+from searchpipe.arrays import Bool, Float32, Int32
+from searchpipe.candidates import Candidates
+from searchpipe.errors import EngineError
+from searchpipe.stages.base import Work
+
+
+class RecallSource(Protocol):
+    """One way to find candidates. ``search`` is called from many threads."""
+
+    name: str
+
+    def ready(self, work: Work) -> bool:
+        """Whether the query carries what this source needs."""
+        ...
+
+    def search(self, work: Work, depth: int, mask: Bool | None) -> tuple[Int32, Float32]:
+        """Up to ``depth`` documents of those with ``mask`` true, best first, with their scores."""
+        ...
+
+
+class Lexical:
+    """BM25 over the analysed text."""
+
+    name = "lexical"
+
+    def __init__(self, index: LexicalIndex) -> None:
+        self._index = index
+
+    def ready(self, work: Work) -> bool:
+        """Text is always there."""
+        return bool(work.query.text)
+
+    def search(self, work: Work, depth: int, mask: Bool | None) -> tuple[Int32, Float32]:
+        """Search the text."""
+        return self._index.search(work.query.text, depth, mask=mask)
+
+
+class Dense:
+    """Nearest neighbours of the query's vector."""
+
+    name = "dense"
+
+    def __init__(self, index: DenseIndex) -> None:
+        self._index = index
+
+    def ready(self, work: Work) -> bool:
+        """Needs the vector, which encode may have given up."""
+        return work.vector is not None
+
+    def search(self, work: Work, depth: int, mask: Bool | None) -> tuple[Int32, Float32]:
+        """Search by the vector."""
+        assert work.vector is not None
+        return self._index.search(work.vector, depth, mask=mask)
+
+
+class LexicalIndex(Protocol):
+    """What :class:`Lexical` needs; a snapshot's ``lexical`` is one."""
+
+    def search(self, text: str, k: int, *, mask: Bool | None = None) -> tuple[Int32, Float32]:
+        """Best ``k`` documents first."""
+        ...
+
+
+class DenseIndex(Protocol):
+    """What :class:`Dense` needs; a snapshot's ``dense`` is one."""
+
+    def search(self, vector: Float32, k: int, *, mask: Bool | None = None) -> tuple[Int32, Float32]:
+        """Best ``k`` documents first."""
+        ...
+
+
+class FilterColumns(Protocol):
+    """What filters are evaluated on."""
+
+    def mask(self, work: Work) -> Bool | None:
+        """Bool ``(count,)`` of the documents allowed by the query's filters; None for all."""
+        ...
+
+
+class Recall:
+    """Fills ``candidates`` from every source that is ready; one that fails is left out, and said.
+
+    Scores of a source are kept under its name, the fused ones under ``fused``.
+
+    Args:
+        sources: asked in this order; the first one that is ready is asked even when time is short.
+        masks: evaluates the query's filters.
+        depth: candidates wanted of each source; never fewer than the page needs.
+        fusion: ``rrf`` (reciprocal rank fusion, Cormack et al. 2009) or ``weighted`` (min-max normalised).
+        weights: source name -> weight; 1 where none is given.
+        rrf_k: the constant of RRF.
+    """
+
+    name = "recall"
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ("candidates",)
+    essential = True
+
+    def __init__(
+        self,
+        sources: Sequence[RecallSource],
+        masks: FilterColumns,
+        *,
+        depth: int = 300,
+        fusion: str = "rrf",
+        weights: Mapping[str, float] | None = None,
+        rrf_k: float = 60.0,
+    ) -> None:
+        self._sources = list(sources)
+        self._masks = masks
+        self._depth = depth
+        self._fusion = fusion
+        self._weights = dict(weights or {})
+        self._rrf_k = rrf_k
+
+    def run(self, work: Work) -> None:
+        """Ask the sources and fuse what they give."""
+        mask = self._masks.mask(work)
+        if mask is not None and not mask.any():
+            work.candidates = Candidates.empty()
+            work.decision = "the filters match no product"
+            return
+        depth = max(self._depth, work.query.k)
+        found: dict[str, tuple[Int32, Float32]] = {}
+        failures: list[Exception] = []
+        for source in self._sources:
+            if not source.ready(work):
+                continue
+            if found and work.allowance() <= (work.costs.predict(source.name, depth) or 0.0):
+                work.degrade("deadline", f"{source.name} recall")
+                continue
+            try:
+                with work.step(source.name, depth):
+                    docs, scores = source.search(work, depth, mask)
+            except Exception as error:
+                failures.append(error)
+                work.degrade("stage_failed", f"{source.name} recall ({type(error).__name__}: {error})")
+                continue
+            if not np.all(np.isfinite(scores)):
+                work.degrade("bad_scores", f"{source.name} recall")
+                continue
+            found[source.name] = (docs, scores)
+            work.orders[source.name] = docs
+        if not found and failures:
+            raise EngineError("Every recall source failed.") from failures[0]
+        work.candidates = self._fuse(found)
+        work.orders["fused"] = work.candidates.docs
+        counts = " + ".join(f"{len(docs)} {name}" for name, (docs, _) in found.items())
+        work.decision = f"{counts or 'no source ready'} -> {len(work.candidates)}"
+
+    def _fuse(self, found: dict[str, tuple[Int32, Float32]]) -> Candidates:
+        lists = [(docs, scores) for docs, scores in found.values() if len(docs)]
+        if not lists:
+            return Candidates.empty()
+        weights = [self._weights.get(name, 1.0) for name, (docs, _) in found.items() if len(docs)]
+        if self._fusion == "rrf":
+            docs, fused = _core.rrf([d for d, _ in lists], weights=weights, k=self._rrf_k)
+        else:
+            docs, fused = _core.fuse_scores(lists, weights=weights, normalize="minmax")
+        columns = {"fused": fused}
+        for name, (source_docs, scores) in found.items():
+            columns[name] = _spread(docs, source_docs, scores)
+        return Candidates.of(docs, columns)
+
+    def describe(self) -> str:
+        """One line: what it does with which settings."""
+        names = " + ".join(s.name for s in self._sources)
+        how = f"RRF k={self._rrf_k:g}" if self._fusion == "rrf" else "weighted sum of min-max scores"
+        return f"{names}, {self._depth} each, {how}"
+
+
+def _spread(docs: Int32, some: Int32, scores: Float32) -> Float32:
+    """``scores`` of ``some`` laid out along ``docs`` (a superset); NaN elsewhere."""
+    column = np.full(len(docs), np.nan, np.float32)
+    if len(some):
+        order = np.argsort(docs, kind="stable")
+        column[order[np.searchsorted(docs, some, sorter=order)]] = scores
+    return column
