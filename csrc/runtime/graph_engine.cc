@@ -63,7 +63,8 @@ void GraphEngine::prepare(bool capture) {
 void GraphEngine::prepare_bucket(std::size_t index, bool capture) {
   const Bucket& bucket = shape_.buckets[index];
   const Addresses where = addresses(bucket);
-  BucketReport report{.bucket = bucket};
+  BucketReport report;
+  report.bucket = bucket;
   const auto free_before = static_cast<std::int64_t>(device_->free_bytes());
   const auto enqueue = [&] { enqueue_(static_cast<int>(index), bucket, where, stream_.handle()); };
   enqueue();

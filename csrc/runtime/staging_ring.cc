@@ -59,7 +59,7 @@ StagingRing::~StagingRing() {
 
 void StagingRing::enter_thread() {
   // Left current for the thread's life: the threads are the scorer's own.
-  check(cuda::driver().cuCtxPushCurrent(device_->context()), "cuCtxPushCurrent");
+  cuda::check(cuda::driver().cuCtxPushCurrent(device_->context()), "cuCtxPushCurrent");
 }
 
 SlotView StagingRing::view(int slot, const Bucket& shape) {

@@ -13,10 +13,7 @@ class TextRows final : public RowSource {
   TextRows(std::vector<std::vector<std::int32_t>> texts, std::int32_t cls_id, std::int32_t sep_id,
            std::int32_t pad_id, std::int32_t max_tokens);
 
-  std::size_t size() const override { return texts_.size(); }
-  std::int32_t length(std::size_t row) const override;
-  void write(std::size_t row, std::int32_t width, std::int32_t* ids, std::int32_t* mask,
-             std::int32_t* types) const override;
+  std::vector<std::int32_t> write(std::span<const std::int32_t> rows, const RowMemory& memory) const override;
 
  private:
   std::vector<std::vector<std::int32_t>> texts_;

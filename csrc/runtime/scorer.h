@@ -1,0 +1,122 @@
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runtime/executor.h"
+#include "runtime/ticket.h"
+
+namespace searchpipe::runtime {
+
+struct ScorerOptions {
+  std::int64_t max_queued_rows = 16384;  // of requests that wait; more are refused
+  std::int64_t batch_tokens = 0;         // requests are merged up to this many tokens; 0: the largest bucket's
+};
+
+struct ScorerStats {
+  std::uint64_t requests = 0;
+  std::uint64_t batches = 0;
+  std::uint64_t rows = 0;           // that were scored
+  std::uint64_t real_tokens = 0;    // of those rows
+  std::uint64_t padded_tokens = 0;  // of their batches, padding and filler rows included
+  std::uint64_t late_rows = 0;      // given up at the deadline
+  std::uint64_t failed_batches = 0;
+  double queue_seconds = 0.0;      // from a request's arrival to its first batch, summed over requests
+  double max_queue_seconds = 0.0;
+  std::int64_t queued_rows = 0;    // now
+  std::int64_t batches_in_flight = 0;  // now
+};
+
+class QueueFull : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+class ScorerClosed : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Scores the rows of many callers on one executor.
+//
+// A worker thread merges waiting requests, cuts their rows into batches by
+// length, packs each into a free slot and submits it; a completion thread
+// hands rows back as their batches end. The worker takes a free slot before it
+// chooses, so that what arrives while the device is busy joins the next batch.
+// A batch that fails ends the requests it held rows of, and nothing else.
+// Any thread may call everything.
+class Scorer {
+ public:
+  explicit Scorer(std::shared_ptr<Executor> executor, const ScorerOptions& options = {});
+  ~Scorer();  // close(true)
+  Scorer(const Scorer&) = delete;
+  Scorer& operator=(const Scorer&) = delete;
+
+  // Throws QueueFull, ScorerClosed, or std::invalid_argument for a row longer than every bucket.
+  std::shared_ptr<Ticket> submit(std::unique_ptr<RowSource> rows, const RequestOptions& options);
+  // Refuses new requests, then finishes (`drain`) or ends (kClosed) those that wait; what the device has begun
+  // is always finished. Returns when both threads have ended.
+  void close(bool drain);
+  ScorerStats stats() const;
+  const Executor& executor() const { return *executor_; }
+
+ private:
+  using TicketPtr = std::shared_ptr<Ticket>;
+  struct Row {
+    TicketPtr ticket;
+    std::int32_t row;
+    std::int32_t length;
+  };
+  // Rows of one request in a batch: row first + i of the batch is row rows[order[i]] of the request.
+  struct Group {
+    TicketPtr ticket;
+    std::vector<std::int32_t> rows;
+    std::vector<std::int32_t> order;
+    std::size_t first = 0;
+  };
+  struct Batch {
+    int slot = -1;
+    int bucket = 0;
+    Bucket shape;
+    std::vector<Group> groups;
+    std::uint64_t rows = 0;
+    std::uint64_t real_tokens = 0;
+  };
+
+  void work();
+  void complete();
+  std::vector<Row> next_wave(std::unique_lock<std::mutex>& lock);
+  std::vector<TicketPtr> drop_ended(Clock::time_point now);
+  void take_rows(const TicketPtr& ticket, std::int64_t budget, std::vector<Row>& wave, Clock::time_point now);
+  int acquire_slot();
+  void release_slot(int slot);
+  void run_wave(std::vector<Row> wave);
+  Batch make_batch(const std::vector<Row>& wave, const PlannedBatch& planned) const;
+  std::vector<DeviceCopy> pack(Batch& batch);
+  void scatter(const Batch& batch);
+  void fail(const Batch& batch, const std::string& error);
+
+  std::shared_ptr<Executor> executor_;
+  ScorerOptions options_;
+  mutable std::mutex mutex_;
+  std::condition_variable work_changed_;    // requests, free slots, closing: the worker waits
+  std::condition_variable flight_changed_;  // batches in flight, worker's end: the completion thread waits
+  std::vector<TicketPtr> waiting_;          // by priority, deadline, arrival
+  std::vector<int> free_slots_;
+  std::deque<Batch> in_flight_;
+  std::uint64_t next_sequence_ = 0;
+  bool closing_ = false;
+  bool worker_ended_ = false;
+  ScorerStats stats_;
+  std::mutex close_mutex_;
+  std::thread worker_;
+  std::thread completer_;
+};
+
+}  // namespace searchpipe::runtime
