@@ -1,0 +1,208 @@
+#include "core/pair_packer.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+
+#include "core/message.h"
+
+namespace searchpipe {
+
+struct PairPacker::Row {
+  std::span<const std::int32_t> query;  // truncated
+  TokenRange document;                  // whole
+  std::int32_t document_tokens;         // kept of it
+  std::int32_t length;
+  std::int32_t position;
+};
+
+namespace {
+
+template <class Element>
+Element* row_of(const OutputMatrix& out, std::size_t row) {
+  return reinterpret_cast<Element*>(out.data + static_cast<std::ptrdiff_t>(row) * out.row_stride);
+}
+
+void check_output(const OutputMatrix& out, const char* name, const PackedLayout& layout) {
+  const auto rows = static_cast<std::int64_t>(layout.lengths.size());
+  if (out.rows < rows) {
+    throw std::invalid_argument(message(name, " has ", out.rows, " rows, ", rows,
+                                        " pairs need one each; pass a buffer of at least ", rows, " rows"));
+  }
+  if (out.columns < layout.width) {
+    throw std::invalid_argument(message(name, " has ", out.columns, " columns, the longest row takes ",
+                                        layout.width,
+                                        "; pass a buffer of at least layout(...).width columns"));
+  }
+  const std::ptrdiff_t row_bytes = out.columns * (out.type == ElementType::kInt32 ? 4 : 8);
+  if (rows > 1 && std::abs(out.row_stride) < row_bytes) {
+    throw std::invalid_argument(message(name, " has rows ", out.row_stride, " bytes apart that take ",
+                                        row_bytes, " bytes each; pass a buffer whose rows do not overlap"));
+  }
+}
+
+// 1 for tokens, 0 for padding.
+template <class Element>
+void write_mask(std::span<const std::int32_t> lengths, const OutputMatrix& out) {
+  for (std::size_t row = 0; row < lengths.size(); ++row) {
+    Element* const begin = row_of<Element>(out, row);
+    std::fill_n(std::fill_n(begin, lengths[row], Element{1}), out.columns - lengths[row], Element{0});
+  }
+}
+
+// 0 for [CLS] query [SEP] and padding, 1 for document [SEP].
+template <class Element, class Rows>
+void write_types(const Rows& rows, const OutputMatrix& out) {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    Element* const begin = row_of<Element>(out, i);
+    const std::int32_t second = rows[i].document_tokens + 1;
+    Element* next = std::fill_n(begin, rows[i].length - second, Element{0});
+    next = std::fill_n(next, second, Element{1});
+    std::fill_n(next, out.columns - rows[i].length, Element{0});
+  }
+}
+
+void check_queries(const PairBatch& batch) {
+  for (std::size_t query = 0; query < batch.queries.size(); ++query) {
+    const auto ids = batch.queries[query];
+    const auto negative = std::find_if(ids.begin(), ids.end(), [](std::int32_t id) { return id < 0; });
+    if (negative != ids.end()) {
+      throw std::invalid_argument(message("token ", negative - ids.begin(), " of query ", query, " is ",
+                                          *negative, "; token ids are not negative"));
+    }
+  }
+}
+
+std::span<const std::int32_t> query_of(const PairBatch& batch, std::size_t position) {
+  const std::int32_t query = batch.query_of_row.empty() ? 0 : batch.query_of_row[position];
+  if (query < 0 || static_cast<std::size_t>(query) >= batch.queries.size()) {
+    throw std::out_of_range(message("query_of_row[", position, "] is ", query, ", outside of the ",
+                                    batch.queries.size(), " queries"));
+  }
+  return batch.queries[static_cast<std::size_t>(query)];
+}
+
+// row -> position, longest first and stable: a counting sort, since lengths are few and small.
+std::vector<std::int32_t> longest_first(std::span<const std::int32_t> lengths) {
+  if (lengths.empty()) return {};
+  const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
+  std::vector<std::int32_t> start(static_cast<std::size_t>(*longest - *shortest) + 2);
+  for (const std::int32_t length : lengths) ++start[static_cast<std::size_t>(*longest - length) + 1];
+  for (std::size_t i = 1; i < start.size(); ++i) start[i] += start[i - 1];
+  std::vector<std::int32_t> order(lengths.size());
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    const auto row = start[static_cast<std::size_t>(*longest - lengths[i])]++;
+    order[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(i);
+  }
+  return order;
+}
+
+}  // namespace
+
+PairPacker::PairPacker(SpecialTokens special, PairLimits limits) : special_(special), limits_(limits) {
+  if (special.cls < 0 || special.sep < 0 || special.pad < 0) {
+    throw std::invalid_argument(message("cls_id, sep_id and pad_id are ", special.cls, ", ", special.sep,
+                                        ", ", special.pad, "; token ids are not negative"));
+  }
+  if (limits.max_query_tokens < 1 || limits.max_doc_tokens < 1) {
+    throw std::invalid_argument(message("max_query_tokens is ", limits.max_query_tokens,
+                                        " and max_doc_tokens ", limits.max_doc_tokens,
+                                        "; each must be at least 1"));
+  }
+  if (limits.max_tokens > kLargestMaxTokens) {
+    throw std::invalid_argument(
+        message("max_tokens is ", limits.max_tokens, "; at most ", kLargestMaxTokens, " are possible"));
+  }
+  if (limits.max_tokens - 3 < limits.max_query_tokens) {
+    throw std::invalid_argument(message("max_tokens is ", limits.max_tokens, "; max_query_tokens (",
+                                        limits.max_query_tokens,
+                                        ") and three special tokens must fit: lower max_query_tokens"));
+  }
+}
+
+std::vector<PairPacker::Row> PairPacker::plan(const PairBatch& batch, const TokenStore& store,
+                                              PackedLayout& layout) const {
+  const std::size_t count = batch.docs.size();
+  if (!batch.query_of_row.empty() && batch.query_of_row.size() != count) {
+    throw std::invalid_argument(message("query_of_row has ", batch.query_of_row.size(), " entries and docs ",
+                                        count, "; they must be equally long"));
+  }
+  if (count > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
+    throw std::invalid_argument(message(count, " pairs in one batch; at most 2147483647 are possible"));
+  }
+  check_queries(batch);
+
+  std::vector<Row> pairs(count);
+  std::vector<std::int32_t> lengths(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    Row& pair = pairs[i];
+    pair.query = query_of(batch, i);
+    pair.query =
+        pair.query.first(std::min(pair.query.size(), static_cast<std::size_t>(limits_.max_query_tokens)));
+    const auto query_tokens = static_cast<std::int32_t>(pair.query.size());
+    pair.document = store.range(batch.docs[i]);
+    pair.document_tokens =
+        std::min({pair.document.length, limits_.max_doc_tokens, limits_.max_tokens - 3 - query_tokens});
+    pair.length = query_tokens + pair.document_tokens + 3;
+    pair.position = static_cast<std::int32_t>(i);
+    lengths[i] = pair.length;
+  }
+
+  layout.permutation = longest_first(lengths);
+  layout.lengths.resize(count);
+  std::vector<Row> rows(count);
+  for (std::size_t row = 0; row < count; ++row) {
+    rows[row] = pairs[static_cast<std::size_t>(layout.permutation[row])];
+    layout.lengths[row] = rows[row].length;
+    layout.total_tokens += rows[row].length;
+  }
+  layout.width = count == 0 ? 0 : layout.lengths.front();
+  return rows;
+}
+
+PackedLayout PairPacker::layout(const PairBatch& batch, const TokenStore& store) const {
+  PackedLayout layout;
+  plan(batch, store, layout);
+  return layout;
+}
+
+template <class Id>
+void PairPacker::write_ids(std::span<const Row> rows, const TokenStore& store,
+                           const OutputMatrix& out) const {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const Row& row = rows[i];
+    Id* next = row_of<Id>(out, i);
+    *next++ = special_.cls;
+    next = std::copy(row.query.begin(), row.query.end(), next);
+    *next++ = special_.sep;
+    store.copy(row.document, row.document_tokens, next);
+    next += row.document_tokens;
+    *next++ = special_.sep;
+    std::fill_n(next, out.columns - row.length, static_cast<Id>(special_.pad));
+  }
+}
+
+PackedLayout PairPacker::pack(const PairBatch& batch, const TokenStore& store,
+                              const PackOutputs& outputs) const {
+  PackedLayout layout;
+  const std::vector<Row> rows = plan(batch, store, layout);
+  check_output(outputs.input_ids, "input_ids", layout);
+  check_output(outputs.attention_mask, "attention_mask", layout);
+  if (outputs.token_type_ids) check_output(*outputs.token_type_ids, "token_type_ids", layout);
+
+  const auto with_type = [](const OutputMatrix& out, auto write) {
+    out.type == ElementType::kInt32 ? write(std::int32_t{}) : write(std::int64_t{});
+  };
+  with_type(outputs.input_ids,
+            [&](auto element) { write_ids<decltype(element)>(rows, store, outputs.input_ids); });
+  with_type(outputs.attention_mask,
+            [&](auto element) { write_mask<decltype(element)>(layout.lengths, outputs.attention_mask); });
+  if (outputs.token_type_ids) {
+    with_type(*outputs.token_type_ids,
+              [&](auto element) { write_types<decltype(element)>(rows, *outputs.token_type_ids); });
+  }
+  return layout;
+}
+
+}  // namespace searchpipe
