@@ -24,14 +24,14 @@ Kernel::~Kernel() {
   }
 }
 
-void Kernel::launch(Stream& stream, unsigned blocks, unsigned threads,
+void Kernel::launch(StreamHandle stream, unsigned blocks, unsigned threads,
                     const std::vector<uint64_t>& arguments) const {
   CurrentContext current(*device_);
   std::vector<uint64_t> values = arguments;
   std::vector<void*> pointers;
   pointers.reserve(values.size());
   for (uint64_t& value : values) pointers.push_back(&value);
-  check(driver().cuLaunchKernel(function_, blocks, 1, 1, threads, 1, 1, 0, stream.handle(), pointers.data(),
+  check(driver().cuLaunchKernel(function_, blocks, 1, 1, threads, 1, 1, 0, stream, pointers.data(),
                                 nullptr),
         "cuLaunchKernel");
 }

@@ -51,8 +51,7 @@ std::shared_ptr<Ticket> Scorer::submit(std::unique_ptr<RowSource> rows, const Re
                                   "; lower the packer's max_tokens or prepare a wider bucket");
     }
   }
-  auto ticket = std::make_shared<Ticket>(std::move(rows), executor_->shape().output_width, options,
-                                         [this] { work_changed_.notify_all(); });
+  auto ticket = std::make_shared<Ticket>(std::move(rows), executor_->shape().output_width, options);
   std::vector<TicketPtr> ended;
   {
     std::lock_guard lock(mutex_);
@@ -127,9 +126,7 @@ std::vector<Scorer::TicketPtr> Scorer::drop_ended(Clock::time_point now) {
 void Scorer::take_rows(const TicketPtr& ticket, std::int64_t budget, std::vector<Row>& wave, Clock::time_point now) {
   const std::vector<std::int32_t>& lengths = ticket->source().lengths();
   if (ticket->next_row == 0) {
-    const double queued = std::chrono::duration<double>(now - ticket->arrived).count();
-    stats_.queue_seconds += queued;
-    stats_.max_queue_seconds = std::max(stats_.max_queue_seconds, queued);
+    queue_time_.record(std::max(std::chrono::duration<double>(now - ticket->arrived).count(), 0.0));
   }
   // At least one row, or a row wider than the budget would wait for ever.
   do {
@@ -172,11 +169,14 @@ void Scorer::work() {
     if (waiting_.empty()) break;
     work_changed_.wait(lock, [this] { return !free_slots_.empty(); });
     std::vector<Row> wave = next_wave(lock);
-    if (!broken.empty()) {
-      for (const Row& row : wave) row.ticket->end(TicketStatus::kFailed, broken);
-    } else if (!wave.empty()) {
-      run_wave(std::move(wave));
+    std::string error = broken;
+    try {
+      if (error.empty()) run_wave(wave);
+    } catch (const std::exception& caught) {
+      error = caught.what();
     }
+    if (error.empty()) continue;
+    for (const Row& row : wave) row.ticket->end(TicketStatus::kFailed, error);
   }
   {
     std::lock_guard lock(mutex_);
@@ -185,7 +185,7 @@ void Scorer::work() {
   flight_changed_.notify_all();
 }
 
-void Scorer::run_wave(std::vector<Row> wave) {
+void Scorer::run_wave(std::vector<Row>& wave) {
   std::stable_sort(wave.begin(), wave.end(), [](const Row& a, const Row& b) { return a.length > b.length; });
   std::vector<std::int32_t> lengths;
   lengths.reserve(wave.size());
@@ -195,11 +195,11 @@ void Scorer::run_wave(std::vector<Row> wave) {
   for (const PlannedBatch& planned : plan) {
     const int slot = acquire_slot();
     Batch batch = make_batch(wave, planned);
+    batch.slot = slot;
     if (batch.groups.empty()) {  // all cancelled meanwhile
       release_slot(slot);
       continue;
     }
-    batch.slot = slot;
     try {
       const std::vector<DeviceCopy> copies = pack(batch);
       executor_->submit(slot, batch.bucket, batch.shape, copies);

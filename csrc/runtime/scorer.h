@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/histogram.h"
 #include "runtime/executor.h"
 #include "runtime/ticket.h"
 
@@ -27,9 +28,7 @@ struct ScorerStats {
   std::uint64_t padded_tokens = 0;  // of their batches, padding and filler rows included
   std::uint64_t late_rows = 0;      // given up at the deadline
   std::uint64_t failed_batches = 0;
-  double queue_seconds = 0.0;      // from a request's arrival to its first batch, summed over requests
-  double max_queue_seconds = 0.0;
-  std::int64_t queued_rows = 0;    // now
+  std::int64_t queued_rows = 0;        // now
   std::int64_t batches_in_flight = 0;  // now
 };
 
@@ -64,6 +63,8 @@ class Scorer {
   // is always finished. Returns when both threads have ended.
   void close(bool drain);
   ScorerStats stats() const;
+  // From a request's arrival to its first batch, in seconds.
+  const Histogram& queue_time() const { return queue_time_; }
   const Executor& executor() const { return *executor_; }
 
  private:
@@ -96,7 +97,7 @@ class Scorer {
   void take_rows(const TicketPtr& ticket, std::int64_t budget, std::vector<Row>& wave, Clock::time_point now);
   int acquire_slot();
   void release_slot(int slot);
-  void run_wave(std::vector<Row> wave);
+  void run_wave(std::vector<Row>& wave);
   Batch make_batch(const std::vector<Row>& wave, const PlannedBatch& planned) const;
   std::vector<DeviceCopy> pack(Batch& batch);
   void scatter(const Batch& batch);
@@ -114,6 +115,7 @@ class Scorer {
   bool closing_ = false;
   bool worker_ended_ = false;
   ScorerStats stats_;
+  Histogram queue_time_{0.01};
   std::mutex close_mutex_;
   std::thread worker_;
   std::thread completer_;

@@ -5,12 +5,10 @@
 
 namespace searchpipe::runtime {
 
-Ticket::Ticket(std::unique_ptr<RowSource> rows, std::int32_t output_width, const RequestOptions& options,
-               std::function<void()> on_cancel)
+Ticket::Ticket(std::unique_ptr<RowSource> rows, std::int32_t output_width, const RequestOptions& options)
     : source_(std::move(rows)),
       output_width_(output_width),
       options_(options),
-      on_cancel_(std::move(on_cancel)),
       scores_(source_->lengths().size() * static_cast<std::size_t>(output_width),
               std::numeric_limits<float>::quiet_NaN()),
       remaining_(source_->lengths().size()) {}
@@ -32,11 +30,7 @@ bool Ticket::wait(std::optional<double> seconds) const {
   return ended_.wait_for(lock, std::chrono::duration_cast<std::chrono::nanoseconds>(limit), ended);
 }
 
-bool Ticket::cancel() {
-  if (!finish(TicketStatus::kCancelled, "cancelled")) return false;
-  if (on_cancel_) on_cancel_();
-  return true;
-}
+bool Ticket::cancel() { return finish(TicketStatus::kCancelled, "cancelled by its caller"); }
 
 void Ticket::on_done(std::function<void()> callback) {
   {

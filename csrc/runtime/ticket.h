@@ -30,8 +30,7 @@ struct RequestOptions {
 // call everything public.
 class Ticket {
  public:
-  Ticket(std::unique_ptr<RowSource> rows, std::int32_t output_width, const RequestOptions& options,
-         std::function<void()> on_cancel);
+  Ticket(std::unique_ptr<RowSource> rows, std::int32_t output_width, const RequestOptions& options);
 
   std::size_t rows() const { return source_->lengths().size(); }
   std::int32_t output_width() const { return output_width_; }
@@ -66,7 +65,6 @@ class Ticket {
   std::unique_ptr<RowSource> source_;
   std::int32_t output_width_;
   RequestOptions options_;
-  std::function<void()> on_cancel_;
   std::vector<float> scores_;
   mutable std::mutex mutex_;
   mutable std::condition_variable ended_;
