@@ -160,7 +160,10 @@ Raises ValueError for impossible values, CudaError when memory is short.)")
            R"(Set enqueue(index, (rows, tokens), inputs, output, stream), to be called before prepare().
 
 It puts one batch of bucket `index` on `stream` (a handle) and returns without waiting. It is called on the thread of
-prepare(), and for buckets that were not captured on a thread of the scorer.)")
+prepare(), and for buckets that were not captured on a thread of the scorer. If it refers to the engine, only close()
+ends that circle.)")
+      .def("close", &GraphEngine::close, py::call_guard<py::gil_scoped_release>(),
+           "Drop the graphs and the enqueue function, after the scorer that used the engine was closed.")
       .def("prepare", &GraphEngine::prepare, py::kw_only(), py::arg("capture") = true,
            py::call_guard<py::gil_scoped_release>(),
            R"(For each bucket, largest first: enqueue once, capture, time a replay.

@@ -217,6 +217,7 @@ Texts of more than max_tokens - 2 tokens are cut. The rest is as in submit_pairs
            R"(Refuse new requests, finish those that wait (or, with drain=False, end them as "closed"), stop the threads.
 
 A second call does nothing. Not from a callback of on_done.)")
+      .def_property_readonly("executor", &Scorer::executor, "What it runs on.")
       .def("stats", &Scorer::stats, "A ScorerStats.")
       .def("queue_seconds",
            [](const Scorer& scorer, const std::vector<double>& points) {

@@ -37,11 +37,16 @@ GraphEngine::GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape
   }
 }
 
-GraphEngine::~GraphEngine() {
+GraphEngine::~GraphEngine() { close(); }
+
+void GraphEngine::close() {
   try {
     stream_.synchronize();
   } catch (const std::exception&) {  // a dead context has nothing left to wait for
   }
+  prepared_ = false;
+  for (std::optional<cuda::GraphExec>& graph : graphs_) graph.reset();
+  enqueue_ = nullptr;
 }
 
 GraphEngine::Addresses GraphEngine::addresses(const Bucket& bucket) const {
@@ -109,6 +114,7 @@ void GraphEngine::launch(int bucket) {
   if (graphs_[index]) {
     graphs_[index]->launch(stream_);
   } else {
+    if (!enqueue_) throw std::logic_error("the engine is closed");
     enqueue_(bucket, shape_.buckets[index], addresses(shape_.buckets[index]), stream_.handle());
   }
 }

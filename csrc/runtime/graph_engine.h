@@ -59,6 +59,10 @@ class GraphEngine {
   // the plain enqueue fails. `capture` false: plain enqueues only.
   void prepare(bool capture);
 
+  // Waits for the stream and drops the graphs and the enqueue function with all that it holds; no batch may be
+  // started afterwards.
+  void close();
+
   // Starts a batch on stream(), from the fixed input to the fixed output. One thread at a time.
   void launch(int bucket);
 

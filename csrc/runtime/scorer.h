@@ -65,7 +65,7 @@ class Scorer {
   ScorerStats stats() const;
   // From a request's arrival to its first batch, in seconds.
   const Histogram& queue_time() const { return queue_time_; }
-  const Executor& executor() const { return *executor_; }
+  const std::shared_ptr<Executor>& executor() const { return executor_; }
 
  private:
   using TicketPtr = std::shared_ptr<Ticket>;
