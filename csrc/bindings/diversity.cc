@@ -1,7 +1,265 @@
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "bindings/arrays.h"
 #include "bindings/module.h"
+#include "core/dpp.h"
+#include "core/message.h"
+#include "core/mmr.h"
+#include "core/selection.h"
+
+namespace py = pybind11;
 
 namespace searchpipe::bindings {
+namespace {
 
-void register_diversity(pybind11::module_& m) { (void)m; }
+// A Selection whose arrays Python owns.
+struct BoundSelection {
+  py::array_t<std::int32_t> order;
+  py::array_t<float> gains;
+  py::array_t<bool> relaxed;
+};
+
+BoundSelection to_python(Selection&& selection) {
+  py::array_t<bool> relaxed(static_cast<py::ssize_t>(selection.relaxed.size()));
+  std::copy(selection.relaxed.begin(), selection.relaxed.end(), relaxed.mutable_data());
+  return {to_array(std::move(selection.order)), to_array(std::move(selection.gains)), std::move(relaxed)};
+}
+
+// The matrix is borrowed, not copied: it is large, and a hidden copy would cost more than the selection.
+py::array_t<float> matrix(const py::object& value) {
+  if (!py::isinstance<py::array>(value)) {
+    throw py::type_error(message("vectors is of type ",
+                                 py::str(py::type::of(value).attr("__name__")).cast<std::string>(),
+                                 "; pass a NumPy array: np.asarray(vectors, np.float32)"));
+  }
+  if (!py::isinstance<py::array_t<float>>(value)) {
+    throw py::type_error(message("vectors has dtype ", py::str(value.attr("dtype")).cast<std::string>(),
+                                 ", not float32; pass vectors.astype(np.float32)"));
+  }
+  auto array = py::reinterpret_borrow<py::array_t<float>>(value);
+  if (array.ndim() != 2) throw py::value_error(message("vectors has ", array.ndim(), " dimensions, not 2"));
+  constexpr int kLayout = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+  if ((array.flags() & kLayout) != kLayout) {
+    throw py::value_error(
+        "vectors is not C-contiguous and aligned; pass np.require(vectors, requirements=\"CA\")");
+  }
+  return array;
+}
+
+// Shared ownership: the list that Python gave may change while the GIL is released.
+using QuotaArgument = std::optional<std::vector<std::shared_ptr<Quota>>>;
+
+Quotas quotas_of(const QuotaArgument& argument) {
+  Quotas quotas;
+  for (std::size_t q = 0; argument && q < argument->size(); ++q) {
+    if ((*argument)[q] == nullptr)
+      throw py::type_error(message("quotas[", q, "] is None; give Quota objects"));
+    quotas.push_back((*argument)[q]);
+  }
+  return quotas;
+}
+
+std::size_t places_of(std::int64_t k) {
+  if (k < 0) throw py::value_error(message("k is ", k, "; it must be at least 0"));
+  return static_cast<std::size_t>(k);
+}
+
+struct Inputs {
+  Inputs(const py::object& relevance_argument, const py::object& vectors_argument)
+      : relevance(input_vector<float>(relevance_argument, "relevance")),
+        vectors(matrix(vectors_argument)),
+        size(relevance.span().size()),
+        dim(static_cast<std::size_t>(vectors.shape(1))) {
+    if (static_cast<std::size_t>(vectors.shape(0)) != size) {
+      throw py::value_error(message("vectors has ", vectors.shape(0), " rows, but relevance has ", size,
+                                    " values; both must be parallel"));
+    }
+  }
+
+  InputVector<float> relevance;
+  py::array_t<float> vectors;
+  std::size_t size;
+  std::size_t dim;
+};
+
+RelevanceScale scale_of(const std::string& normalize) {
+  if (normalize == "minmax") return RelevanceScale::kMinMax;
+  if (normalize == "none") return RelevanceScale::kNone;
+  throw py::value_error(message("normalize is \"", normalize, "\"; it must be \"minmax\" or \"none\""));
+}
+
+BoundSelection mmr(const py::object& relevance, const py::object& vectors, std::int64_t k, double trade_off,
+                   const std::string& normalize, const QuotaArgument& quotas) {
+  const Inputs inputs(relevance, vectors);
+  const Quotas rules = quotas_of(quotas);
+  const std::size_t places = places_of(k);
+  const RelevanceScale scale = scale_of(normalize);
+  Selection selection;
+  {
+    const py::gil_scoped_release released;
+    selection = select_mmr(inputs.relevance.span().data(), inputs.vectors.data(), inputs.size, inputs.dim,
+                           places, trade_off, scale, rules);
+  }
+  return to_python(std::move(selection));
+}
+
+BoundSelection dpp(const py::object& relevance, const py::object& vectors, std::int64_t k, double trade_off,
+                   const QuotaArgument& quotas) {
+  const Inputs inputs(relevance, vectors);
+  const Quotas rules = quotas_of(quotas);
+  const std::size_t places = places_of(k);
+  Selection selection;
+  {
+    const py::gil_scoped_release released;
+    selection = select_dpp(inputs.relevance.span().data(), inputs.vectors.data(), inputs.size, inputs.dim,
+                           places, trade_off, rules);
+  }
+  return to_python(std::move(selection));
+}
+
+BoundSelection by_relevance(const py::object& relevance, std::int64_t k, const QuotaArgument& quotas) {
+  const auto values = input_vector<float>(relevance, "relevance");
+  const Quotas rules = quotas_of(quotas);
+  const std::size_t places = places_of(k);
+  Selection selection;
+  {
+    const py::gil_scoped_release released;
+    selection = select_by_relevance(values.span().data(), values.span().size(), places, rules);
+  }
+  return to_python(std::move(selection));
+}
+
+std::shared_ptr<Quota> make_quota(const py::object& groups, std::int64_t limit, std::int64_t window) {
+  const auto values = input_vector<std::int32_t>(groups, "groups");
+  return std::make_shared<Quota>(values.span().data(), values.span().size(), limit, window);
+}
+
+void register_types(py::module_& m) {
+  py::class_<Quota, std::shared_ptr<Quota>>(m, "Quota",
+                                            R"(A limit on how often one group may appear in a list.
+
+At most ``limit`` candidates of one group stand in any ``window`` consecutive places; ``window=0`` means the
+whole list. Immutable: any number of threads may share one, and it may serve several selections.
+
+Args:
+    groups: int32 ``(n,)``: the group of each candidate (a brand, a seller), -1 for none.
+        Candidates without a group are never held back. The values are copied.
+    limit: at least 1.
+    window: places, at least 0.
+
+Raises:
+    TypeError: ``groups`` is not an int32 array.
+    ValueError: a group below -1, a limit below 1, a window below 0, or a wrong shape.)")
+      .def(py::init(&make_quota), py::arg("groups"), py::kw_only(), py::arg("limit"), py::arg("window"))
+      .def_property_readonly("limit", &Quota::limit, "Most items of one group in a window.")
+      .def_property_readonly("window", &Quota::window, "Consecutive places; 0 is the whole list.")
+      .def("__len__", &Quota::size, "Number of candidates.")
+      .def("__repr__", [](const Quota& quota) {
+        return message("Quota(", quota.size(), " candidates in ", quota.group_count(),
+                       " groups, limit=", quota.limit(), ", window=", quota.window(), ")");
+      });
+
+  py::class_<BoundSelection>(m, "Selection",
+                             R"(Candidates in the order of their places. Made by mmr, dpp, by_relevance.
+
+The arrays are the caller's own; threads that share a Selection must not write to them.)")
+      .def_readonly("order", &BoundSelection::order,
+                    "int32 ``(m,)``: the candidate of each place, each at most once.")
+      .def_readonly("gains", &BoundSelection::gains,
+                    "float32 ``(m,)``: the value of what was maximised, when that place was filled.")
+      .def_readonly("relaxed", &BoundSelection::relaxed,
+                    "bool ``(m,)``: True where every candidate left would have broken a quota.")
+      .def("__len__", [](const BoundSelection& selection) { return selection.order.size(); })
+      .def("__repr__", [](const BoundSelection& selection) {
+        py::ssize_t relaxed = 0;
+        for (py::ssize_t i = 0; i < selection.relaxed.size(); ++i) relaxed += selection.relaxed.at(i) ? 1 : 0;
+        return message("Selection(", selection.order.size(), " places, ", relaxed, " relaxed)");
+      });
+}
+
+}  // namespace
+
+void register_diversity(py::module_& m) {
+  register_types(m);
+
+  m.def("mmr", &mmr, R"(Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), greedily.
+
+Every place goes to the candidate ``i`` of the largest
+``trade_off * r_i - (1 - trade_off) * max_j max(0, cos(v_i, v_j))`` over the candidates ``j`` placed before (0 for
+the first place), the first of equals. ``r`` is the relevance, with ``normalize="minmax"`` scaled to [0, 1] over
+the candidates (all 0 where they are equal), with ``"none"`` as given.
+
+Vectors need no normalisation. One without a direction (all zeros, or holding a NaN or an infinity) is similar to
+nothing and competes by relevance alone; any other finite vector counts, however large or small.
+
+Args:
+    relevance: float32 ``(n,)``, finite, larger is better.
+    vectors: float32 ``(n, d)``, C-contiguous.
+    k: places to fill; ``min(k, n)`` are filled.
+    trade_off: 1 is relevance alone, 0 diversity alone.
+    normalize: ``"minmax"`` or ``"none"``.
+    quotas: each about the same ``n`` candidates. Where no candidate left is eligible, those that exceed the
+        quotas by the fewest items compete for the place, and ``relaxed`` is True there.
+
+Returns:
+    Selection: ``gains`` are the values of the formula.
+
+Raises:
+    TypeError: not an array, or another dtype.
+    ValueError: a relevance that is not finite, an argument out of range, shapes that do not agree, or vectors
+        that are not C-contiguous.
+
+Any number of threads may call it; the GIL is released. The arrays must not be written to meanwhile.)",
+        py::arg("relevance"), py::arg("vectors"), py::kw_only(), py::arg("k"), py::arg("trade_off") = 0.7,
+        py::arg("normalize") = "minmax", py::arg("quotas") = py::none());
+
+  m.def("dpp", &dpp, R"(Most probable set of a determinantal point process, greedily.
+
+Fast greedy MAP by an incremental Cholesky factorisation (Chen, Zhang and Zhou, NeurIPS 2018, arXiv 1709.05135).
+The kernel is ``L = diag(q) S diag(q)`` with ``S_ij = cos(v_i, v_j)`` and ``q_i = exp(a z_i)``, where ``z`` is the
+relevance standardised over the candidates (population deviation; all 0 where they are equal) and
+``a = trade_off / (2 (1 - trade_off))``. Every place goes to the candidate of the largest
+``trade_off * z_i + (1 - trade_off) * log max(d_i^2, 1e-4)``, the first of equals; ``d_i^2`` is the squared part of
+the unit vector ``v_i`` outside the span of those placed before. That is the gain in ``log det L`` times
+``1 - trade_off``, with a floor: once the placed candidates span all that is left, relevance decides.
+
+Args:
+    relevance: float32 ``(n,)``, finite, larger is better; only its standardised form matters.
+    vectors: float32 ``(n, d)``, C-contiguous; not normalised, as for :func:`mmr` (one without a direction has
+        similarity 0 with all others).
+    k: places to fill; ``min(k, n)`` are filled.
+    trade_off: 1 is relevance alone, 0 diversity alone.
+    quotas: as for :func:`mmr`.
+
+Returns:
+    Selection: ``gains`` are the values of the formula.
+
+Raises:
+    TypeError, ValueError: as :func:`mmr`.
+
+Any number of threads may call it; the GIL is released. The arrays must not be written to meanwhile.)",
+        py::arg("relevance"), py::arg("vectors"), py::kw_only(), py::arg("k"), py::arg("trade_off") = 0.7,
+        py::arg("quotas") = py::none());
+
+  m.def("by_relevance", &by_relevance,
+        R"(The most relevant candidates first, under quotas; equals in their given order.
+
+Args:
+    relevance: float32 ``(n,)``, finite, larger is better.
+    k: places to fill; ``min(k, n)`` are filled.
+    quotas: as for :func:`mmr`.
+
+Returns:
+    Selection: ``gains`` are the relevance.
+
+Raises:
+    TypeError, ValueError: as :func:`mmr`.
+
+Any number of threads may call it; the GIL is released. The array must not be written to meanwhile.)",
+        py::arg("relevance"), py::kw_only(), py::arg("k"), py::arg("quotas") = py::none());
+}
 
 }  // namespace searchpipe::bindings

@@ -1,0 +1,34 @@
+#include "core/directions.h"
+
+#include <cmath>
+
+namespace searchpipe {
+
+float Directions::find_scale(std::size_t row) const {
+  const float* vector = vectors_ + row * dim_;
+  // Within these bounds neither the squares lose precision as subnormals nor a sum of them overflows.
+  constexpr float kLeast = 1e-24f, kMost = 1e30f;
+  const float square = dot(vector, vector, dim_);
+  if (square >= kLeast && square <= kMost) return 1.0f / std::sqrt(square);
+  const double wide = dot_wide(vector, vector, dim_);
+  return std::isfinite(wide) && wide > 0.0 ? kWide : kNone;
+}
+
+void Directions::pick(std::size_t row) {
+  const float* vector = vectors_ + row * dim_;
+  const float factor = scale(row);
+  // std::vector grows geometrically: the caller's k may be far beyond what is ever picked.
+  picked_.resize(picked_.size() + dim_);
+  float* unit = picked_.data() + picked_.size() - dim_;
+  if (factor == kNone) return;
+  const double wide = factor > 0.0f ? factor : 1.0 / std::sqrt(dot_wide(vector, vector, dim_));
+  for (std::size_t i = 0; i < dim_; ++i) unit[i] = static_cast<float>(vector[i] * wide);
+}
+
+float Directions::cosine_wide(std::size_t row, std::size_t pick) const {
+  const float* vector = vectors_ + row * dim_;
+  const double norm = std::sqrt(dot_wide(vector, vector, dim_));
+  return finite(static_cast<float>(dot_wide(vector, picked_.data() + pick * dim_, dim_) / norm));
+}
+
+}  // namespace searchpipe
