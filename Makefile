@@ -30,7 +30,7 @@ $(EXTENSION): $(STAMP) setup.py $(shell find csrc -name '*.cc' -o -name '*.h')
 setup: $(STAMP) $(EXTENSION)
 
 demo: setup
-	CATALOG="$(CATALOG)" QUERIES="$(QUERIES)" $(BIN)/python -m searchpipe.demo
+	$(BIN)/python -m searchpipe.demo.run $(if $(CATALOG),--catalog "$(CATALOG)") $(if $(QUERIES),--queries "$(QUERIES)")
 
 test: lint types unit
 

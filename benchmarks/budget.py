@@ -73,7 +73,12 @@ def main() -> None:
         report.times(name, [p.trace.total_ms / 1e3 for p in tally.pages])
         for what, count in tally.degradations().most_common():
             report.note(f"{name}: {count} of {len(tally.pages)} gave up {what}")
-        scored = [s.decision for p in tally.pages for s in p.trace.spans if s.stage == "score" and " of " in s.decision]
+        scored = [
+            s.decision
+            for p in tally.pages
+            for s in p.trace.spans
+            if s.stage == "score" and " of " in s.decision
+        ]
         pairs = [int(d.split()[0]) for d in scored]
         report.note(f"{name}: pairs scored per query, mean {np.sum(pairs) / max(1, len(tally.pages)):.2f}")
     pages = alone.pages + together.pages

@@ -26,7 +26,9 @@ HEAVY = ("faiss", "onnxruntime", "torch", "tensorrt", "cupy", "tantivy", "pyarro
 class Instant:
     """A stage that fills its slots with what was made beforehand."""
 
-    def __init__(self, name: str, reads: tuple[str, ...], writes: tuple[str, ...], values: dict[str, object]) -> None:
+    def __init__(
+        self, name: str, reads: tuple[str, ...], writes: tuple[str, ...], values: dict[str, object]
+    ) -> None:
         self.name = name
         self.reads = reads
         self.writes = writes
@@ -80,7 +82,9 @@ def main() -> None:
     report = Report.from_args("overhead", "What does searchpipe itself cost?", packages=("numpy", "msgspec"))
     imports = [seconds_to_run("import searchpipe") for _ in range(5)]
     report.times("import searchpipe", imports)
-    report.times("import searchpipe.pipeline", [seconds_to_run("import searchpipe.pipeline") for _ in range(5)])
+    report.times(
+        "import searchpipe.pipeline", [seconds_to_run("import searchpipe.pipeline") for _ in range(5)]
+    )
     with Pipeline(stages()) as pipeline:
         queries = measure(lambda: pipeline.search("red running shoes"), rounds=5000, warm_up=500)
     report.times("query through seven instant stages", queries)

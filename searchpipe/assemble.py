@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from searchpipe.errors import ConfigError, ModelError, PipelineError
 from searchpipe.gate import ComputeGate
 from searchpipe.models import LocalModel, resolve
+from searchpipe.models.cache import sha256_of
 from searchpipe.stages.base import Stage
 from searchpipe.stages.build_page import BuildPage
 from searchpipe.stages.diversify import Diversify, QuotaRule
@@ -63,7 +64,7 @@ class _Builder:
     def _encoder_model(self) -> LocalModel:
         model = resolve(self._config.models.encoder)
         built_with = self._snapshot.manifest.encoder
-        if built_with is not None and built_with.sha256 != model.sha256:
+        if built_with.sha256 and built_with.sha256 != model.sha256:
             raise ModelError(
                 f"The snapshot was built with the encoder {built_with.name} ({built_with.sha256[:12]}), "
                 f"and the configuration names {model.name} ({model.sha256[:12]}).",
@@ -71,10 +72,26 @@ class _Builder:
             )
         return model
 
+    def _scorer_model(self) -> LocalModel:
+        model = resolve(self._config.models.scorer)
+        made_with = self._snapshot.manifest.tokenizer
+        if made_with.sha256 and sha256_of(model.tokenizer) != made_with.sha256:
+            raise ModelError(
+                f"The snapshot's documents were tokenized for {made_with.name}; "
+                f"the tokenizer of {model.name} differs.",
+                cure="Name the same model in models.scorer, or index again.",
+            )
+        return model
+
     def _tokenize(self) -> Stage:
         from searchpipe.models.tokenizer import TextTokenizer
 
-        return Tokenize(TextTokenizer(self._encoder_model().tokenizer, max_tokens=self._encoder_model().max_tokens))
+        model = self._encoder_model()
+        encoder = TextTokenizer(model.tokenizer, max_tokens=model.max_tokens - 2)
+        if "score" not in self._config.pipeline.stages:
+            return Tokenize(encoder, prefix=model.query_prefix)
+        scorer = TextTokenizer(self._scorer_model().tokenizer, max_tokens=self._config.score.max_query_tokens)
+        return Tokenize(encoder, None if scorer.agrees_with(encoder) else scorer, prefix=model.query_prefix)
 
     def _encode(self) -> Stage:
         from searchpipe.backends import open_encoder
@@ -83,7 +100,8 @@ class _Builder:
         encoder = open_encoder(model, threads=self._config.models.threads)
         if encoder.dim != self._snapshot.dense.dim:
             raise ModelError(
-                f"{model.name} gives vectors of {encoder.dim} and the snapshot holds vectors of {self._snapshot.dense.dim}.",
+                f"{model.name} gives vectors of {encoder.dim}; "
+                f"the snapshot holds vectors of {self._snapshot.dense.dim}.",
                 cure="Index again with this model.",
             )
         return Encode(encoder, self._gate, model=model.name)
@@ -96,7 +114,7 @@ class _Builder:
         }
         return Recall(
             [made[name]() for name in settings.sources],
-            self._snapshot,
+            self._snapshot.mask,
             depth=settings.depth,
             fusion=settings.fusion,
             weights={str(name): weight for name, weight in settings.weights.items()},
@@ -110,7 +128,7 @@ class _Builder:
         from searchpipe.backends import open_pair_scorer
 
         settings = self._config.score
-        model = resolve(self._config.models.scorer)
+        model = self._scorer_model()
         scorer = open_pair_scorer(
             model,
             threads=self._config.models.threads,
@@ -130,18 +148,17 @@ class _Builder:
 
     def _diversify(self) -> Stage:
         settings = self._config.diversify
-        categorical = self._snapshot.columns.categorical_names()
+        columns = self._snapshot.columns
         for quota in settings.quotas:
-            if quota.column not in categorical:
+            if quota.column not in columns:
                 raise ConfigError(
-                    f"diversify.quotas: the snapshot has no categorical column {quota.column!r}.",
-                    cure=f"It has: {', '.join(categorical)}.",
+                    f"diversify.quotas: the snapshot has no column {quota.column!r}.",
+                    cure=f"It has: {', '.join(columns.names)}.",
                 )
         return Diversify(
             self._snapshot,
-            self._snapshot.columns,
             method=settings.method,
             trade_off=settings.trade_off,
             depth=settings.depth,
-            quotas=[QuotaRule(q.column, q.limit, q.window) for q in settings.quotas],
+            quotas=[QuotaRule(q.column, columns[q.column], q.limit, q.window) for q in settings.quotas],
         )

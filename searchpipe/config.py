@@ -14,7 +14,8 @@ from searchpipe.errors import ConfigError
 from searchpipe.models.settings import ModelSettings
 from searchpipe.settings import Settings, convert
 
-STAGES = ("tokenize", "encode", "recall", "prerank", "score", "diversify", "page")
+StageName = Literal["tokenize", "encode", "recall", "prerank", "score", "diversify", "page"]
+STAGES: tuple[StageName, ...] = ("tokenize", "encode", "recall", "prerank", "score", "diversify", "page")
 """The built-in stages, in their order."""
 
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -25,7 +26,7 @@ NonNegative = Annotated[float, msgspec.Meta(ge=0.0)]
 _SHARES = {"encode": 0.3, "recall": 0.2, "prerank": 0.1, "diversify": 0.05, "page": 0.05}
 
 
-class PipelineSettings(Settings):
+class PipelineSettings(Settings, frozen=True):
     """``[pipeline]``: which stages run, and the limits of one pipeline object.
 
     Attributes:
@@ -36,14 +37,16 @@ class PipelineSettings(Settings):
         max_query_chars: longest query, in characters.
     """
 
-    stages: tuple[Literal["tokenize", "encode", "recall", "prerank", "score", "diversify", "page"], ...] = STAGES
+    stages: tuple[Literal["tokenize", "encode", "recall", "prerank", "score", "diversify", "page"], ...] = (
+        STAGES
+    )
     threads: Positive = 4
     max_waiting: Positive = 64
     max_k: Positive = 1000
     max_query_chars: Positive = 2048
 
 
-class BudgetSettings(Settings):
+class BudgetSettings(Settings, frozen=True):
     """``[budget]``: the time of one query.
 
     Attributes:
@@ -55,7 +58,7 @@ class BudgetSettings(Settings):
     shares: dict[str, Share] = msgspec.field(default_factory=lambda: dict(_SHARES))
 
 
-class ModelsSettings(Settings):
+class ModelsSettings(Settings, frozen=True):
     """``[models]``: which models the pipeline runs, by built-in name or in full.
 
     Attributes:
@@ -69,23 +72,23 @@ class ModelsSettings(Settings):
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class RecallSettings(Settings):
+class RecallSettings(Settings, frozen=True):
     """``[recall]``: where candidates come from and how the sources are fused."""
 
     sources: tuple[Literal["lexical", "dense"], ...] = ("lexical", "dense")
     depth: Positive = 300
     fusion: Literal["rrf", "weighted"] = "rrf"
     rrf_k: Annotated[float, msgspec.Meta(gt=0.0)] = 60.0
-    weights: dict[Literal["lexical", "dense"], NonNegative] = {}
+    weights: dict[Literal["lexical", "dense"], NonNegative] = msgspec.field(default_factory=dict)
 
 
-class PrerankSettings(Settings):
+class PrerankSettings(Settings, frozen=True):
     """``[prerank]``: the weights of the formula's features (:class:`searchpipe.stages.features.Features`)."""
 
-    weights: dict[str, float] = msgspec.field(default_factory=lambda: {"fused": 1.0})
+    weights: dict[str, float] = msgspec.field(default_factory=lambda: {"fused": 1.0, "lexical": 0.5})
 
 
-class ScoreSettings(Settings):
+class ScoreSettings(Settings, frozen=True):
     """``[score]``: the cross-encoder stage.
 
     Attributes:
@@ -99,21 +102,21 @@ class ScoreSettings(Settings):
 
     depth: Positive = 100
     step_rows: Positive = 16
-    weight: Share = 0.5
+    weight: Share = 0.8
     temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 3.0
     max_query_tokens: Positive = 32
     max_doc_tokens: Positive = 128
 
 
-class QuotaSettings(Settings):
-    """One of ``[[diversify.quotas]]``: at most ``limit`` of one value of ``column`` in any ``window`` places."""
+class QuotaSettings(Settings, frozen=True):
+    """One of ``[[diversify.quotas]]``: at most ``limit`` of one value of ``column`` in ``window`` places."""
 
     column: str
     limit: Positive
     window: Annotated[int, msgspec.Meta(ge=0)] = 10
 
 
-class DiversifySettings(Settings):
+class DiversifySettings(Settings, frozen=True):
     """``[diversify]``: how the page is kept from repeating itself."""
 
     method: Literal["mmr", "dpp", "none"] = "mmr"
@@ -122,7 +125,7 @@ class DiversifySettings(Settings):
     quotas: tuple[QuotaSettings, ...] = ()
 
 
-class Config(Settings):
+class Config(Settings, frozen=True):
     """Everything that a pipeline and an index build can be told."""
 
     pipeline: PipelineSettings = PipelineSettings()
@@ -143,7 +146,9 @@ class Config(Settings):
         return msgspec.structs.replace(
             self,
             pipeline=convert(
-                {**msgspec.structs.asdict(self.pipeline), "stages": list(stages)}, PipelineSettings, where="pipeline"
+                {**msgspec.structs.asdict(self.pipeline), "stages": list(stages)},
+                PipelineSettings,
+                where="pipeline",
             ),
         )
 

@@ -132,9 +132,10 @@ class Pipeline:
         work = self._begin(text, k, budget_ms, filters, context)
         executor = self._workers()
         with self._lock:
-            if self._waiting >= self._config.pipeline.max_waiting:
+            limit = self._config.pipeline.max_waiting
+            if self._waiting >= limit:
                 raise OverloadedError(
-                    f"{self._waiting} queries wait for a thread; the limit is {self._config.pipeline.max_waiting}.",
+                    f"{self._waiting} queries wait for a thread; the limit is {limit}.",
                     cure="Try again later, or raise pipeline.max_waiting or pipeline.threads.",
                 )
             self._waiting += 1
@@ -183,7 +184,7 @@ class Pipeline:
     ) -> float:
         """Answer queries for nobody, so that buffers are allocated and costs known; returns seconds."""
         begin = Deadline(math.inf)
-        for text in texts * 2:
+        for text in (*texts, *texts):
             work = self._begin(text, 10, budget_ms, None, None)
             with self._entered():
                 self._answer(work)
@@ -230,16 +231,17 @@ class Pipeline:
         deadline = Deadline(self._config.budget.default_ms if budget_ms is None else budget_ms)
         if self._closed:
             raise ClosedError("The pipeline was closed.", cure="Open a new one.")
-        parsed = None
         if filters:
             from searchpipe.catalog.filters import parse_filters
 
             if self._snapshot is None:
                 raise PipelineError("Filters need a snapshot, and this pipeline has none.")
-            parsed = parse_filters(filters, self._snapshot.columns)
+            parse_filters(filters, self._snapshot.columns)
         if context is not None and not isinstance(context, Mapping):
             raise QueryError(f"context is of type {type(context).__name__}.", cure="Give a mapping.")
-        query = Query(clean_text(text, limits.max_query_chars), check_k(k, limits.max_k), parsed, context or {})
+        query = Query(
+            clean_text(text, limits.max_query_chars), check_k(k, limits.max_k), filters or {}, context or {}
+        )
         return Work(query, deadline, self._costs)
 
     @contextmanager
@@ -333,7 +335,8 @@ def check_stages(stages: Sequence[Stage]) -> None:
     for stage in stages:
         if not isinstance(stage, Stage):
             raise PipelineError(
-                f"{stage!r} is not a stage.", cure="It needs name, reads, writes, essential, run() and describe()."
+                f"{stage!r} is not a stage.",
+                cure="It needs name, reads, writes, essential, run() and describe().",
             )
         if stage.name in names:
             raise PipelineError(f"Two stages are named {stage.name!r}.", cure="Rename one.")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from searchpipe.errors import QueryError
-
-if TYPE_CHECKING:
-    from searchpipe.catalog.filters import Filter
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Control characters (Unicode Cc) and the line and paragraph separators.
@@ -24,13 +21,13 @@ class Query:
     Attributes:
         text: cleaned by :func:`clean_text`.
         k: how many hits the page holds at most.
-        filters: which products may be on it; None for all.
+        filters: which products may be on it, checked; empty for all.
         context: the caller's user and session features, handed to the rankers untouched.
     """
 
     text: str
     k: int
-    filters: Filter | None = None
+    filters: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -49,7 +46,9 @@ def clean_text(text: str, max_chars: int) -> str:
         )
     cleaned = " ".join(_CONTROLS.sub(" ", _SURROGATES.sub("\ufffd", text)).split())
     if not cleaned:
-        raise QueryError(f"The query {text[:40]!r} holds no text.", cure="Give at least one visible character.")
+        raise QueryError(
+            f"The query {text[:40]!r} holds no text.", cure="Give at least one visible character."
+        )
     return cleaned
 
 
@@ -63,5 +62,7 @@ def check_k(k: int, max_k: int) -> int:
         raise QueryError(f"k is {k!r}, which is not a whole number.", cure=f"Give 1 to {max_k}.")
     value = k.__index__()
     if not 1 <= value <= max_k:
-        raise QueryError(f"k is {value}; it must be 1 to {max_k}.", cure="Raise pipeline.max_k for longer pages.")
+        raise QueryError(
+            f"k is {value}; it must be 1 to {max_k}.", cure="Raise pipeline.max_k for longer pages."
+        )
     return value

@@ -79,7 +79,9 @@ def test_a_stall_does_not_shut_a_stage_out_for_good():
     assert refusals > 1
 
 
-@pytest.mark.parametrize(("size", "seconds"), [(0, 1), (-1, 1), (math.nan, 1), (1, math.nan), (1, -1), (1, math.inf)])
+@pytest.mark.parametrize(
+    ("size", "seconds"), [(0, 1), (-1, 1), (math.nan, 1), (1, math.nan), (1, -1), (1, math.inf)]
+)
 def test_nonsense_is_not_learnt(size, seconds):
     costs = CostModel()
     costs.observe("s", size, seconds)

@@ -144,7 +144,8 @@ def test_time_is_kept_free_for_later_stages():
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"text": ""}, {"k": 0}, {"k": 10**6}, {"budget_ms": -1}, {"budget_ms": math.nan}, {"context": 5}]
+    "kwargs",
+    [{"text": ""}, {"k": 0}, {"k": 10**6}, {"budget_ms": -1}, {"budget_ms": math.nan}, {"context": 5}],
 )
 def test_bad_input_raises_before_any_stage(kwargs):
     first = recall()
@@ -154,7 +155,7 @@ def test_bad_input_raises_before_any_stage(kwargs):
 
 
 def test_filters_without_a_snapshot_are_refused():
-    with Pipeline([recall(), page()]) as pipeline, pytest.raises(PipelineError, match="no snapshot|has none"):
+    with Pipeline([recall(), page()]) as pipeline, pytest.raises(PipelineError, match="has none"):
         pipeline.search("x", filters={"price": 3})
 
 

@@ -19,7 +19,9 @@ def test_the_defaults_are_a_configuration():
 def test_values_are_read_where_they_belong(tmp_path):
     path = write(
         tmp_path,
-        "[budget]\ndefault_ms = 30\n[[diversify.quotas]]\ncolumn = 'brand'\nlimit = 2\n[recall]\nweights = {dense = 2.0}\n",
+        "[budget]\ndefault_ms = 30\n"
+        "[[diversify.quotas]]\ncolumn = 'brand'\nlimit = 2\n"
+        "[recall]\nweights = {dense = 2.0}\n",
     )
     config = load_config(path)
     assert config.budget.default_ms == 30
@@ -32,7 +34,10 @@ def test_values_are_read_where_they_belong(tmp_path):
     [
         ("[recal]\n", "Unknown key 'recal'. Did you mean 'recall'"),
         ("[recall]\ndepht = 3\n", "Unknown key 'recall.depht'. Did you mean 'depth'"),
-        ("[[diversify.quotas]]\ncolum='b'\nlimit=1\n", r"Unknown key 'diversify.quotas\[0\].colum'. Did you mean 'column'"),
+        (
+            "[[diversify.quotas]]\ncolum='b'\nlimit=1\n",
+            r"Unknown key 'diversify.quotas\[0\].colum'. Did you mean 'column'",
+        ),
         ("[recall]\nzzzzzz = 3\n", "Unknown key 'recall.zzzzzz'. Valid keys: "),
         ("[recall]\ndepth = 0\n", "recall.depth: .*>= 1"),
         ("[recall]\ndepth = 'many'\n", "recall.depth: "),

@@ -46,7 +46,7 @@ within relative_error; smaller ones and 0 are estimated as min, larger ones as m
 are refused with ValueError.
 Threads: any number may call everything at once; recording never blocks.)")
       .def(py::init<double>(), py::kw_only(), py::arg("relative_error") = 0.01,
-           "relative_error: 0.0001 to 0.5, else ValueError. Memory: about 400 bytes / relative_error.")
+           "relative_error: 0.0001 to 0.5, else ValueError. Memory: about 200 bytes / relative_error.")
       .def("record", &Histogram::record, py::arg("value"), "Record one value.")
       .def(
           "record_many",
@@ -58,7 +58,10 @@ Threads: any number may call everything at once; recording never blocks.)")
           py::arg("values"), "Record float64 (n,). If one value is refused, none is recorded.")
       .def(
           "quantile",
-          [](const Histogram& histogram, double q) { return histogram.quantiles({&q, 1}).front(); },
+          [](const Histogram& histogram, double q) {
+            py::gil_scoped_release release;
+            return histogram.quantiles({&q, 1}).front();
+          },
           py::arg("q"), R"(Estimate of the value of rank floor(q * (count - 1)), from 0 in ascending order.
 
 NaN where nothing was recorded; ValueError for q outside of 0..1.)")

@@ -48,7 +48,8 @@ OutputMatrix output_matrix(const py::object& object, const std::string& name) {
   if (!array.writeable()) {
     throw py::value_error(name + " is read-only" + cure + ", or " + name + ".copy()");
   }
-  if (array.strides(1) != array.itemsize() && array.shape(1) > 1) {
+  // NumPy gives arrays without elements strides of 0.
+  if (array.strides(1) != array.itemsize() && array.shape(1) > 1 && array.size() > 0) {
     throw py::value_error(name + " has elements " + std::to_string(array.strides(1)) + " bytes apart, not " +
                           std::to_string(array.itemsize()) +
                           "; pass a buffer whose rows are contiguous (any distance between rows will do)");

@@ -13,8 +13,8 @@ namespace searchpipe {
 // Logarithmic buckets as in DDSketch (Masson, Rim, Lee: DDSketch, VLDB 2019): bucket i holds the values in
 // (g^(i - 1), g^i] with g = (1 + e) / (1 - e), and answers 2 g^i / (g + 1), which is within e of all of them.
 // The range is fixed, so that recording is one atomic addition: values from kLeast to kMost have that error,
-// smaller ones (and 0) count as the minimum recorded, larger ones as kMost or more (the maximum recorded).
-// NaN, infinite and negative values are refused.
+// smaller ones (and 0) are answered as the minimum recorded, larger ones as the maximum. NaN, infinite and
+// negative values are refused.
 //
 // Any number of threads may call everything at once; recording never blocks. What is read while others record
 // is some state between the first and the last of the concurrent calls.
@@ -62,7 +62,6 @@ class Histogram {
   };
 
   std::size_t bucket_of(double value) const;
-  double upper_bound(std::size_t bucket) const;
   double estimate(std::size_t bucket) const;
   void add(const State& state);
   void widen(double least, double most);
@@ -70,8 +69,9 @@ class Histogram {
 
   double relative_error_;
   double log_growth_;
-  std::int64_t
-      first_exponent_;  // bucket 1 is (g^(first_exponent_ - 1), g^first_exponent_]; bucket 0 lies below
+  // Bucket 1 is (g^(first_exponent_ - 1), g^first_exponent_]; the first and the last are for values below
+  // kLeast and above kMost.
+  std::int64_t first_exponent_;
   std::vector<std::atomic<std::uint64_t>> buckets_;
   std::atomic<std::uint64_t> count_{0};
   std::atomic<double> sum_{0.0};

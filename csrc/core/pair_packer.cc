@@ -114,7 +114,7 @@ PairPacker::PairPacker(SpecialTokens special, PairLimits limits) : special_(spec
     throw std::invalid_argument(
         message("max_tokens is ", limits.max_tokens, "; at most ", kLargestMaxTokens, " are possible"));
   }
-  if (limits.max_tokens - 3 < limits.max_query_tokens) {
+  if (limits.max_tokens < std::int64_t{limits.max_query_tokens} + 3) {
     throw std::invalid_argument(message("max_tokens is ", limits.max_tokens, "; max_query_tokens (",
                                         limits.max_query_tokens,
                                         ") and three special tokens must fit: lower max_query_tokens"));

@@ -148,4 +148,5 @@ class TextEncoder:
 def _normalized(vectors: Float32) -> Float32:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     norms[norms <= _SMALLEST_NORM] = 1.0
-    return vectors / norms
+    unit: Float32 = vectors / norms
+    return unit

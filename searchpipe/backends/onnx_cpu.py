@@ -143,6 +143,9 @@ def _open_session(path: Path, threads: int) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = _LOG_ERRORS_ONLY
+    # The threads sleep between runs instead of spinning: they share the host's cores with
+    # the host's own work and with other queries. On 2 busy cores (MiniLM-L12 int8, 8 pairs
+    # of 38 tokens) a run took 180 ms and 124 ms of CPU without spinning, 298 ms and 205 ms with.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ from typing import Any
 from searchpipe.errors import FilterError
 
 _OPERATORS = {"<=": "lte", ">=": "gte", "<": "lt", ">": "gt", "!=": "ne"}
-_EXPRESSION = re.compile(r"^\s*([^<>=!\s]+)\s*(<=|>=|!=|<|>|=)\s*(.+?)\s*$")
+_EXPRESSION = re.compile(r"^\s*([^<>=!\s]+)\s*(<=|>=|!=|<|>|=)\s*([^=\s].*?)\s*$")
 
 
 def parse_expressions(expressions: Iterable[str]) -> dict[str, Any]:
@@ -23,7 +23,8 @@ def parse_expressions(expressions: Iterable[str]) -> dict[str, Any]:
         match = _EXPRESSION.match(expression)
         if match is None:
             raise FilterError(
-                f"The filter {expression!r} cannot be read.", cure="Write COLUMN=VALUE, COLUMN<=NUMBER or COLUMN=A|B."
+                f"The filter {expression!r} cannot be read.",
+                cure="Write COLUMN=VALUE, COLUMN<=NUMBER or COLUMN=A|B.",
             )
         column, operator, text = match.groups()
         value: Any = [_typed(part) for part in text.split("|")] if "|" in text else _typed(text)

@@ -22,10 +22,12 @@ def search_command(
     snapshot: Annotated[Path, typer.Option("--snapshot", "-s", help="Folder that `searchpipe index` wrote.")],
     k: Annotated[int, typer.Option("-k", help="Hits on the page.")] = 10,
     budget_ms: Annotated[
-        float | None, typer.Option("--budget-ms", help="Milliseconds; 0 for no limit. [default: the configuration's]")
+        float | None,
+        typer.Option("--budget-ms", help="Milliseconds; 0 for no limit. [default: the configuration's]"),
     ] = None,
     filters: Annotated[
-        list[str] | None, typer.Option("--filter", "-f", help="Such as 'price<=50' or 'brand=Acme'; may be repeated.")
+        list[str] | None,
+        typer.Option("--filter", "-f", help="Such as 'price<=50' or 'brand=Acme'; may be repeated."),
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML configuration.")] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Also show what each stage did.")] = False,
@@ -55,9 +57,19 @@ def print_page(console: Console, page: Page) -> None:
     from rich.table import Table
 
     table = Table(title=escape(page.query), title_justify="left", expand=True)
-    for name, justify in (("#", "right"), ("Title", "left"), ("Price", "right"), ("Brand", "left"), ("Score", "right")):
+    for name, justify in (
+        ("#", "right"),
+        ("Title", "left"),
+        ("Price", "right"),
+        ("Brand", "left"),
+        ("Score", "right"),
+    ):
         table.add_column(
-            name, justify=justify, overflow="ellipsis", no_wrap=True, ratio=6 if name == "Title" else None  # type: ignore[arg-type]
+            name,
+            justify=justify,
+            overflow="ellipsis",
+            no_wrap=True,
+            ratio=6 if name == "Title" else None,  # type: ignore[arg-type]
         )
     table.add_column("Why", ratio=4, overflow="fold")
     for hit in page:
@@ -74,7 +86,9 @@ def print_page(console: Console, page: Page) -> None:
         console.print("Nothing found.")
     console.print(f"{page.trace.total_ms:.1f} ms of {page.trace.budget_ms:g} ms, snapshot {page.snapshot}")
     for degradation in page.degradations:
-        console.print(f"[yellow]given up[/] {escape(degradation.given_up)} ({degradation.stage}: {degradation.reason})")
+        console.print(
+            f"[yellow]given up[/] {escape(degradation.given_up)} ({degradation.stage}: {degradation.reason})"
+        )
 
 
 def print_trace(console: Console, page: Page) -> None:

@@ -1,1 +1,5 @@
-"""A seeded, believable catalog and query log, for the demo and the tests."""
+"""The demo's input: a seeded, believable catalog, query log and labelled queries."""
+
+from searchpipe.demo.generate import DemoFiles, write_demo
+
+__all__ = ["DemoFiles", "write_demo"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -86,6 +88,15 @@ class TextTokenizer:
         prepared = [self._prepared(text) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(prepared, add_special_tokens=False)
         return [np.asarray(encoding.ids[: self.max_tokens], dtype=np.int32) for encoding in encodings]
+
+    def agrees_with(self, other: TextTokenizer) -> bool:
+        """Whether both give every text the same ids, as far as their lengths allow."""
+        return self._essence() == other._essence()
+
+    def _essence(self) -> dict[str, Any]:
+        """What decides the ids: all but padding, truncation and what is added around a text."""
+        whole = json.loads(self._tokenizer.to_str())
+        return {part: whole.get(part) for part in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
 
     def _prepared(self, text: str) -> str:
         if len(text) > self._max_chars:

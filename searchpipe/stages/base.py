@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from searchpipe.deadline import Deadline
     from searchpipe.query import Query
 
-SLOTS = ("tokens", "vector", "candidates", "hits")
+SLOTS = ("tokens", "pair_tokens", "vector", "candidates", "hits")
 """The slots of :class:`Work` with a type of their own; a user's stage may name others, kept in ``extras``."""
 
 
@@ -27,7 +27,8 @@ class Work:
         query: what was asked.
         deadline: when the answer is due.
         costs: the pipeline's cost model.
-        tokens: int32 ``(q,)``, the query's token ids without special tokens; None until known.
+        tokens: int32 ``(q,)``, the query's ids for the encoder, without special tokens; None until known.
+        pair_tokens: the same for the cross-encoder.
         vector: float32 ``(d,)``, the query's embedding; None until known or if given up.
         candidates: best first; None until recalled.
         hits: the finished page; None until built.
@@ -48,6 +49,7 @@ class Work:
         "marked",
         "moved",
         "orders",
+        "pair_tokens",
         "query",
         "reserve_s",
         "stage",
@@ -60,6 +62,7 @@ class Work:
         self.deadline = deadline
         self.costs = costs
         self.tokens: Int32 | None = None
+        self.pair_tokens: Int32 | None = None
         self.vector: Float32 | None = None
         self.candidates: Candidates | None = None
         self.hits: list[Hit] | None = None

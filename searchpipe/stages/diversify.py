@@ -13,11 +13,11 @@ from searchpipe.arrays import Float32, Int32
 from searchpipe.stages.base import Work
 
 
-class Groups(Protocol):
-    """What quotas read of a snapshot's columns."""
+class Column(Protocol):
+    """What quotas read of one of a snapshot's columns."""
 
-    def codes(self, name: str, docs: Int32) -> Int32:
-        """Int32 ``(n,)`` group of each document in a categorical column; -1 for none."""
+    def groups(self, docs: Int32) -> Int32:
+        """Int32 ``(n,)``: equal numbers for equal values, -1 where missing."""
         ...
 
 
@@ -31,9 +31,10 @@ class Vectors(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class QuotaRule:
-    """At most ``limit`` products of one value of ``column`` in any ``window`` consecutive places."""
+    """At most ``limit`` products of one value of a column in any ``window`` consecutive places."""
 
-    column: str
+    name: str
+    column: Column
     limit: int
     window: int
 
@@ -47,7 +48,6 @@ class Diversify:
 
     Args:
         vectors: the documents' embeddings.
-        groups: the columns of the quotas.
         method: ``mmr``, ``dpp`` or ``none`` (quotas alone).
         trade_off: 1 for relevance alone, 0 for diversity alone.
         depth: candidates considered; never fewer than the page needs.
@@ -62,7 +62,6 @@ class Diversify:
     def __init__(
         self,
         vectors: Vectors,
-        groups: Groups,
         *,
         method: str = "mmr",
         trade_off: float = 0.9,
@@ -70,7 +69,6 @@ class Diversify:
         quotas: Sequence[QuotaRule] = (),
     ) -> None:
         self._vectors = vectors
-        self._groups = groups
         self._method = method
         self._trade_off = trade_off
         self._depth = depth
@@ -98,7 +96,7 @@ class Diversify:
     def _select(self, docs: Int32, k: int) -> tuple[Int32, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
         relevance = np.linspace(1.0, 0.0, len(docs), dtype=np.float32)
         quotas = [
-            _core.Quota(self._groups.codes(rule.column, docs), limit=rule.limit, window=rule.window)
+            _core.Quota(rule.column.groups(docs), limit=rule.limit, window=rule.window)
             for rule in self._quotas
         ]
         if self._method == "none":
@@ -111,6 +109,10 @@ class Diversify:
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
-        rules = [f"at most {q.limit} of one {q.column} in {q.window or 'all'}" for q in self._quotas]
-        how = "quotas only" if self._method == "none" else f"{self._method.upper()}, trade-off {self._trade_off:g}"
+        rules = [f"at most {q.limit} of one {q.name} in {q.window or 'all'}" for q in self._quotas]
+        how = (
+            "quotas only"
+            if self._method == "none"
+            else f"{self._method.upper()}, trade-off {self._trade_off:g}"
+        )
         return ", ".join([how, f"over {self._depth}", *rules])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -16,12 +16,13 @@ from searchpipe.stages.base import Work
 class Columns(Protocol):
     """What features read of a snapshot's columns."""
 
-    def numeric(self, name: str, docs: Int32) -> Float32:
-        """Float32 ``(n,)``, NaN where missing."""
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Kind of each column; ``number`` and ``bool`` hold numbers."""
         ...
 
-    def numeric_names(self) -> Sequence[str]:
-        """The columns that :meth:`numeric` takes."""
+    def numbers(self, name: str, docs: Int32) -> Array:
+        """Float64 ``(n,)``, NaN where missing or where there is no such column."""
         ...
 
 
@@ -41,7 +42,9 @@ class Features:
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
         self._named: dict[str, Callable[[Candidates], Float32]] = {
-            "fused_rank": lambda c: (1.0 / (1.0 + np.arange(len(c), dtype=np.float32) / 10.0)).astype(np.float32),
+            "fused_rank": lambda c: (1.0 / (1.0 + np.arange(len(c), dtype=np.float32) / 10.0)).astype(
+                np.float32
+            ),
             "popularity": self._popularity,
             "rating": self._rating,
         }
@@ -54,7 +57,9 @@ class Features:
         Raises:
             ConfigError: naming it and those that exist.
         """
-        numeric = [f"column:{n}" for n in self._columns.numeric_names()]
+        numeric = sorted(
+            f"column:{n}" for n, kind in self._columns.kinds.items() if kind in ("number", "bool")
+        )
         for name in names:
             if name not in self._named and name not in numeric:
                 known = ", ".join([*sorted(self._named), *numeric])
@@ -70,27 +75,26 @@ class Features:
 
     def _one(self, name: str, candidates: Candidates) -> Float32:
         if name.startswith("column:"):
-            return _scaled(self._columns.numeric(name.removeprefix("column:"), candidates.docs), len(candidates))
+            return _scaled(
+                self._columns.numbers(name.removeprefix("column:"), candidates.docs), len(candidates)
+            )
         return self._named[name](candidates)
 
-    def _numeric(self, name: str, candidates: Candidates) -> Float32:
-        if name not in self._columns.numeric_names():
-            return np.full(len(candidates), np.nan, np.float32)
-        return self._columns.numeric(name, candidates.docs)
-
     def _popularity(self, candidates: Candidates) -> Float32:
-        counts = np.nan_to_num(self._numeric("rating_count", candidates), nan=0.0)
+        counts = np.nan_to_num(self._columns.numbers("rating_count", candidates.docs), nan=0.0)
         return _float32(np.clip(np.log1p(np.maximum(counts, 0.0)) / np.log(1e6), 0.0, 1.0))
 
     def _rating(self, candidates: Candidates) -> Float32:
-        counts = np.maximum(np.nan_to_num(self._numeric("rating_count", candidates), nan=0.0), 0.0)
-        ratings = self._numeric("rating", candidates)
+        counts = np.maximum(
+            np.nan_to_num(self._columns.numbers("rating_count", candidates.docs), nan=0.0), 0.0
+        )
+        ratings = self._columns.numbers("rating", candidates.docs)
         known = np.isfinite(ratings)
         mean = (20.0 * 4.0 + counts * np.where(known, ratings, 4.0)) / (20.0 + counts)
         return _float32(np.where(known, np.clip(mean / 5.0, 0.0, 1.0), 0.0))
 
 
-def _scaled(column: Float32 | None, n: int) -> Float32:
+def _scaled(column: Array | None, n: int) -> Float32:
     """Min-max scaled to [0, 1] over the finite values; 0 for the others and 1 where all are equal."""
     if column is None:
         return np.zeros(n, np.float32)

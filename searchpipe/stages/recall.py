@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -79,14 +79,6 @@ class DenseIndex(Protocol):
         ...
 
 
-class FilterColumns(Protocol):
-    """What filters are evaluated on."""
-
-    def mask(self, work: Work) -> Bool | None:
-        """Bool ``(count,)`` of the documents allowed by the query's filters; None for all."""
-        ...
-
-
 class Recall:
     """Fills ``candidates`` from every source that is ready; one that fails is left out, and said.
 
@@ -94,7 +86,7 @@ class Recall:
 
     Args:
         sources: asked in this order; the first one that is ready is asked even when time is short.
-        masks: evaluates the query's filters.
+        mask_of: filters -> bool ``(count,)`` of the documents they allow; None for all.
         depth: candidates wanted of each source; never fewer than the page needs.
         fusion: ``rrf`` (reciprocal rank fusion, Cormack et al. 2009) or ``weighted`` (min-max normalised).
         weights: source name -> weight; 1 where none is given.
@@ -109,7 +101,7 @@ class Recall:
     def __init__(
         self,
         sources: Sequence[RecallSource],
-        masks: FilterColumns,
+        mask_of: Callable[[Mapping[str, Any]], Bool | None],
         *,
         depth: int = 300,
         fusion: str = "rrf",
@@ -117,7 +109,7 @@ class Recall:
         rrf_k: float = 60.0,
     ) -> None:
         self._sources = list(sources)
-        self._masks = masks
+        self._mask_of = mask_of
         self._depth = depth
         self._fusion = fusion
         self._weights = dict(weights or {})
@@ -125,7 +117,7 @@ class Recall:
 
     def run(self, work: Work) -> None:
         """Ask the sources and fuse what they give."""
-        mask = self._masks.mask(work)
+        mask = self._mask_of(work.query.filters) if work.query.filters else None
         if mask is not None and not mask.any():
             work.candidates = Candidates.empty()
             work.decision = "the filters match no product"

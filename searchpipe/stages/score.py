@@ -52,7 +52,7 @@ class Score:
     """
 
     name = "score"
-    reads: tuple[str, ...] = ("tokens", "candidates")
+    reads: tuple[str, ...] = ("pair_tokens", "candidates")
     writes: tuple[str, ...] = ("candidates",)
     essential = False
 
@@ -81,12 +81,12 @@ class Score:
         """Score as many candidates as fit, then reorder them."""
         candidates = work.candidates
         assert candidates is not None
-        assert work.tokens is not None
+        assert work.pair_tokens is not None
         wanted = min(self._depth, len(candidates))
         if not wanted:
             return
         docs = candidates.docs[:wanted]
-        lengths = self._scorer.lengths(work.tokens, self._store, docs)
+        lengths = self._scorer.lengths(work.pair_tokens, self._store, docs)
         # Without a limit every pair will be scored, so the order is free: rows
         # of like length share a step and pad the least.
         order = np.argsort(-lengths, kind="stable") if work.deadline.unlimited else np.arange(wanted)
@@ -103,7 +103,7 @@ class Score:
     def _score_steps(self, work: Work, docs: Int32, lengths: Int32, order: Int32, logits: Float32) -> int:
         """Fill ``logits`` step by step along ``order``; returns how many were scored."""
         wanted, done = len(docs), 0
-        assert work.tokens is not None
+        assert work.pair_tokens is not None
         while done < wanted:
             ahead = order[done : done + self._step_rows]
             width = int(lengths[ahead].max())
@@ -120,7 +120,7 @@ class Score:
                 with self._gate.enter(work, priority=1, timeout_s=work.allowance() - cost) as passed:
                     if passed:
                         with work.step(self.name, size):
-                            logits[step] = self._scorer.score(work.tokens, self._store, docs[step])
+                            logits[step] = self._scorer.score(work.pair_tokens, self._store, docs[step])
                         done += rows
                         continue
                 reason = "busy"
@@ -143,4 +143,6 @@ class Score:
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
-        return f"{self._model}, up to {self._depth} pairs in steps of {self._step_rows}, weight {self._weight:g}"
+        return (
+            f"{self._model}, up to {self._depth} pairs in steps of {self._step_rows}, weight {self._weight:g}"
+        )

@@ -21,27 +21,43 @@ class Tokenizer(Protocol):
 
 
 class Tokenize:
-    """Fills ``tokens``. A query of which the vocabulary knows nothing leaves it empty, and says so."""
+    """Fills ``tokens`` and ``pair_tokens``, once if the encoder and the scorer read the same ids.
+
+    A query of which a vocabulary knows nothing leaves the slot empty, and says so.
+
+    Args:
+        encoder: the encoder's tokenizer.
+        scorer: the cross-encoder's tokenizer, which also made the documents' tokens; None if it is
+            the same as the encoder's.
+        prefix: what the encoder expects before a query.
+    """
 
     name = "tokenize"
     reads: tuple[str, ...] = ()
-    writes: tuple[str, ...] = ("tokens",)
+    writes: tuple[str, ...] = ("tokens", "pair_tokens")
     essential = False
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encoder: Tokenizer, scorer: Tokenizer | None = None, *, prefix: str = "") -> None:
+        self._encoder = encoder
+        self._scorer = scorer
+        self._prefix = prefix
 
     def run(self, work: Work) -> None:
         """Tokenize the query's text."""
         text = work.query.text
         with work.step(self.name, max(1, len(text))):
-            ids = self._tokenizer.ids(text)
-        if not np.any(ids != self._tokenizer.unk_id):
+            plain = self._encoder.ids(text)
+            prefixed = self._encoder.ids(self._prefix + text) if self._prefix else plain
+            pair = plain if self._scorer is None else self._scorer.ids(text)
+        if np.any(plain != self._encoder.unk_id):
+            work.tokens = prefixed
+        if np.any(pair != (self._scorer or self._encoder).unk_id):
+            work.pair_tokens = pair
+        if work.tokens is None or work.pair_tokens is None:
             work.degrade("unknown_tokens", "dense recall and scoring")
-            return
-        work.tokens = ids
-        work.decision = f"{len(ids)} tokens"
+        work.decision = f"{len(pair)} tokens"
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
-        return "HF tokenizers, one vocabulary for the encoder and the scorer"
+        own = "one vocabulary" if self._scorer is None else "a vocabulary each"
+        return f"HF tokenizers, {own} for encoder and scorer"

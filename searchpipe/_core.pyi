@@ -68,7 +68,9 @@ class PairPacker:
         max_doc_tokens: int = 128,
         max_tokens: int = 512,
     ) -> None: ...
-    def layout(self, query: NDArray[np.int32], store: TokenStore, docs: NDArray[np.int32]) -> PackedLayout: ...
+    def layout(
+        self, query: NDArray[np.int32], store: TokenStore, docs: NDArray[np.int32]
+    ) -> PackedLayout: ...
     def pack(
         self,
         query: NDArray[np.int32],
@@ -132,3 +134,43 @@ class Histogram:
     def to_bytes(self) -> bytes: ...
     @staticmethod
     def from_bytes(data: bytes) -> Histogram: ...
+
+@final
+class Quota:
+    def __init__(self, groups: NDArray[np.int32], *, limit: int, window: int) -> None: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def window(self) -> int: ...
+    def __len__(self) -> int: ...
+
+@final
+class Selection:
+    @property
+    def order(self) -> NDArray[np.int32]: ...
+    @property
+    def gains(self) -> NDArray[np.float32]: ...
+    @property
+    def relaxed(self) -> NDArray[np.bool_]: ...
+    def __len__(self) -> int: ...
+
+def mmr(
+    relevance: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    *,
+    k: int,
+    trade_off: float = 0.7,
+    normalize: Literal["minmax", "none"] = "minmax",
+    quotas: Sequence[Quota] | None = None,
+) -> Selection: ...
+def dpp(
+    relevance: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    *,
+    k: int,
+    trade_off: float = 0.7,
+    quotas: Sequence[Quota] | None = None,
+) -> Selection: ...
+def by_relevance(
+    relevance: NDArray[np.float32], *, k: int, quotas: Sequence[Quota] | None = None
+) -> Selection: ...

@@ -1,0 +1,130 @@
+"""Writes the lexical index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import tantivy
+
+from searchpipe.catalog.lexical import (
+    COMBINED,
+    COMBINED_PARTS,
+    ORDINAL,
+    inner_name,
+    lexical_schema,
+    register_terms,
+)
+from searchpipe.catalog.rows import Product
+from searchpipe.catalog.settings import IndexSettings
+from searchpipe.catalog.storage import ArrayWriter
+from searchpipe.catalog.template import as_text
+from searchpipe.errors import CatalogError
+
+_MIB = 1 << 20
+
+
+class LexicalWriter:
+    """Indexes the terms of products in the order of their ordinals. For one thread.
+
+    tantivy's own thread writes a segment whenever its memory is full and merges
+    segments in the background, in any order: :meth:`close` therefore writes down
+    which ordinal each of its documents has.
+
+    Raises:
+        CatalogError: when tantivy cannot write on, for example on a full disk.
+
+    """
+
+    def __init__(self, folder: Path, settings: IndexSettings) -> None:
+        self._folder = folder
+        self._fields = tuple(settings.lexical_fields)
+        self._count = 0
+        folder.mkdir()
+        with _translated("be created"):
+            self._index = tantivy.Index(lexical_schema(len(self._fields)), path=str(folder), reuse=False)
+            register_terms(self._index)
+            self._writer: Any = self._index.writer(settings.lexical_memory_mb * _MIB, 1)
+
+    def append(self, products: Iterable[Product], analyze: Any) -> None:
+        """Append ``products``; ``analyze`` turns a text into its list of terms."""
+        with _translated("be written"):
+            for product in products:
+                document = tantivy.Document()
+                document.add_unsigned(ORDINAL, self._count)
+                terms_of = field_terms(product.values, self._fields, analyze)
+                for place, field in enumerate(self._fields):
+                    if terms_of[field]:
+                        document.add_text(inner_name(place), " ".join(terms_of[field]))
+                self._writer.add_document(document)
+                self._count += 1
+
+    def close(self) -> None:
+        """Finish the index and write the ordinals of its documents."""
+        with _translated("be finished"):
+            self._writer.commit()
+            self._writer.wait_merging_threads()
+            self._index.reload()
+            ordinals = self._ordinals(self._index.searcher())
+        if not np.array_equal(np.sort(ordinals), np.arange(self._count)):
+            raise CatalogError(
+                f"The lexical index has other documents than the {self._count} that were written.",
+                cure="Build the snapshot again, and report this.",
+            )
+        writer = ArrayWriter(self._folder / "ordinals.i32", np.int32)
+        writer.append(ordinals)
+        writer.close()
+
+    def abort(self) -> None:
+        """Let go of an unfinished index."""
+        self._writer = None
+
+    def _ordinals(self, searcher: Any) -> Any:
+        meta = msgspec.json.decode((self._folder / "meta.json").read_bytes())
+        found: list[int] = []
+        for segment, info in enumerate(meta["segments"]):
+            for first in range(0, info["max_doc"], 65536):
+                last = min(first + 65536, info["max_doc"])
+                addresses = [tantivy.DocAddress(segment, doc) for doc in range(first, last)]
+                found += searcher.fast_field_values(ORDINAL, addresses)
+        return np.array(found, np.int64)
+
+
+def field_terms(values: Mapping[str, Any], fields: Iterable[str], analyze: Any) -> dict[str, list[str]]:
+    """Terms of each lexical field of a product, every text analysed once."""
+    known: dict[str, list[str]] = {}
+
+    def terms_of(name: str) -> list[str]:
+        if name not in known:
+            # A full stop keeps the end of one list item from joining the next.
+            value = values.get(name)
+            text = ". ".join(map(as_text, value)) if isinstance(value, list | tuple) else as_text(value)
+            known[name] = analyze(text) if text else []
+        return known[name]
+
+    return {
+        field: [term for part in COMBINED_PARTS for term in terms_of(part)]
+        if field == COMBINED
+        else terms_of(field)
+        for field in fields
+    }
+
+
+class _translated:  # noqa: N801 - reads as a verb
+    """tantivy reports every failure as ValueError."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ValueError | OSError):
+            raise CatalogError(
+                f"The lexical index cannot {self._what}: {error}.",
+                cure="Check that the disk has room and the folder can be written.",
+            ) from error

@@ -1,0 +1,73 @@
+"""The models of a build: those that the settings name, or those that the caller brings."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from searchpipe.catalog.manifest import ModelInfo
+from searchpipe.catalog.settings import IndexSettings
+from searchpipe.catalog.writers import Encoder, Tokenizer
+from searchpipe.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class BuildModels:
+    """Encoder and tokenizer with what the manifest says of them.
+
+    ``document_prefix`` goes before every text that is encoded. An encoder that
+    does not say which file it runs has an empty ``sha256``; its vectors are
+    never used again by a later build.
+    """
+
+    encoder: Encoder
+    tokenizer: Tokenizer
+    encoder_info: ModelInfo
+    tokenizer_info: ModelInfo
+    document_prefix: str
+
+    @classmethod
+    def open(
+        cls, settings: IndexSettings, encoder: Encoder | None, tokenizer: Tokenizer | None
+    ) -> BuildModels:
+        """Resolve and load what the caller did not bring.
+
+        Raises:
+            ConfigError: when the settings name a model of another kind.
+            ModelFetchError, ModelError, MissingDependencyError: when one cannot be had.
+
+        """
+        if encoder is None:
+            encoder = _open_encoder(settings)
+        tokenizer_name = type(tokenizer).__name__
+        if tokenizer is None:
+            tokenizer, tokenizer_name = _open_tokenizer(settings)
+        model: Any = getattr(encoder, "model", None)
+        path = getattr(tokenizer, "path", None)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
+        return cls(
+            encoder,
+            tokenizer,
+            ModelInfo(getattr(model, "name", type(encoder).__name__), getattr(model, "sha256", "")),
+            ModelInfo(tokenizer_name, digest),
+            getattr(model, "document_prefix", ""),
+        )
+
+
+def _open_encoder(settings: IndexSettings) -> Encoder:
+    from searchpipe.backends import open_encoder
+    from searchpipe.models import resolve
+
+    model = resolve(settings.encoder)
+    if model.kind != "encoder":
+        raise ConfigError(f"index.encoder is {model.name}, a {model.kind}.", cure="Name an encoder.")
+    return open_encoder(model, threads=settings.threads)
+
+
+def _open_tokenizer(settings: IndexSettings) -> tuple[Tokenizer, str]:
+    from searchpipe.models import resolve
+    from searchpipe.models.tokenizer import TextTokenizer
+
+    model = resolve(settings.cross_encoder)
+    return TextTokenizer(model.tokenizer, max_tokens=settings.max_pair_tokens), model.name
