@@ -186,18 +186,21 @@ void register_scorer(py::module_& m) {
   py::class_<Scorer, std::shared_ptr<Scorer>>(m, "Scorer", R"(Scores the rows of many callers on one executor.
 
 Requests that wait are merged, their rows cut into batches of similar length, packed straight into the executor's
-memory and handed back as their batches end, all outside of Python. Requests run by priority (lower first), deadline
-and arrival. A batch that fails ends the requests it held rows of and nothing else.
+memory and handed back as their batches end, all outside of Python. Requests run by priority (higher first), deadline
+and arrival; see BatchPlanner. A batch that fails ends the requests it held rows of and nothing else.
 Threads: any thread may call everything.)")
-      .def(py::init([](std::shared_ptr<Executor> executor, std::int64_t max_queued_rows, std::int64_t batch_tokens) {
-             return releasing(std::make_unique<Scorer>(std::move(executor),
-                                                       runtime::ScorerOptions{max_queued_rows, batch_tokens}));
+      .def(py::init([](std::shared_ptr<Executor> executor, std::int64_t max_queued_rows, std::int64_t batch_tokens,
+                       double max_delay_s) {
+             const runtime::ScorerOptions options{max_queued_rows, batch_tokens, max_delay_s};
+             return releasing(std::make_unique<Scorer>(std::move(executor), options));
            }),
            py::arg("executor"), py::kw_only(), py::arg("max_queued_rows") = 16384, py::arg("batch_tokens") = 0,
-           R"(Start the scorer's two threads.
+           py::arg("max_delay_s") = 0.0005, R"(Start the scorer's two threads.
 
 max_queued_rows: rows that may wait; a request that would pass it is refused.
-batch_tokens: requests are merged up to so many tokens; 0 stands for rows x tokens of the largest bucket.)")
+batch_tokens: requests are merged up to so many padded tokens; 0 stands for rows x tokens of the largest bucket.
+max_delay_s: seconds that a request waits for company while another batch runs; none while none runs.
+Raises ValueError for limits outside their range.)")
       .def("submit_pairs", &submit_pairs, py::arg("packer"), py::arg("store"), py::arg("query"), py::arg("docs"),
            py::kw_only(), py::arg("deadline") = py::none(), py::arg("priority") = 0, py::arg("device_output") = 0,
            R"(Queue (query, document) pairs: a row [CLS] query [SEP] document [SEP] for each of `docs`.

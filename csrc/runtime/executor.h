@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "runtime/bucket_plan.h"
+#include "runtime/bucket_batches.h"
 #include "runtime/shape.h"
 
 namespace searchpipe::runtime {

@@ -33,7 +33,6 @@ GraphEngine::GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape
   for (std::size_t i = 0; i < reports_.size(); ++i) {
     reports_[i].bucket = shape_.buckets[i];
     reports_[i].reason = "not prepared";
-    costs_[i].fixed = static_cast<double>(shape_.buckets[i].area());
   }
 }
 

@@ -9,7 +9,7 @@
 #include "cuda/buffer.h"
 #include "cuda/graph.h"
 #include "cuda/stream.h"
-#include "runtime/bucket_plan.h"
+#include "runtime/bucket_batches.h"
 #include "runtime/shape.h"
 
 namespace searchpipe::runtime {

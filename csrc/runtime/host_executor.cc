@@ -6,7 +6,7 @@
 
 namespace searchpipe::runtime {
 namespace {
-constexpr double kLaunchTokens = 256.0;  // what starting a batch costs, in tokens (judged, not measured)
+constexpr BucketCost kAssumedCost{1.0, 0.1};
 }
 
 HostExecutor::HostExecutor(EngineShape shape, Compute compute, int slots, std::vector<BucketCost> costs)
@@ -15,7 +15,7 @@ HostExecutor::HostExecutor(EngineShape shape, Compute compute, int slots, std::v
   if (slots < 1 || slots > 64) {
     throw std::invalid_argument("slots is " + std::to_string(slots) + ", must be 1 to 64");
   }
-  if (costs_.empty()) costs_.assign(shape_.buckets.size(), {kLaunchTokens, 1.0});
+  if (costs_.empty()) costs_.assign(shape_.buckets.size(), kAssumedCost);
   if (costs_.size() != shape_.buckets.size()) {
     throw std::invalid_argument("there are " + std::to_string(costs_.size()) + " costs for " +
                                 std::to_string(shape_.buckets.size()) + " buckets");

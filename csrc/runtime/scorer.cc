@@ -1,38 +1,37 @@
 #include "runtime/scorer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
-#include <tuple>
+#include <limits>
 #include <utility>
 
 namespace searchpipe::runtime {
 namespace {
 
-auto rank(const std::shared_ptr<Ticket>& ticket) {
-  const RequestOptions& options = ticket->options();
-  return std::tuple(options.priority, options.deadline.value_or(Clock::time_point::max()), ticket->sequence);
+double seconds(Clock::time_point at) { return std::chrono::duration<double>(at.time_since_epoch()).count(); }
+
+double deadline_of(const RequestOptions& options) {
+  return options.deadline ? seconds(*options.deadline) : std::numeric_limits<double>::infinity();
 }
 
-std::int64_t tokens_left(const Ticket& ticket) {
-  const std::vector<std::int32_t>& lengths = ticket.source().lengths();
-  std::int64_t tokens = 0;
-  for (std::size_t row = ticket.next_row; row < lengths.size(); ++row) tokens += lengths[row];
-  return tokens;
+BatchLimits make_limits(const Executor& executor, const ScorerOptions& options) {
+  BatchLimits limits;
+  limits.max_rows = executor.shape().max_rows();
+  limits.token_budget = options.batch_tokens;
+  if (limits.token_budget == 0) limits.token_budget = executor.shape().buckets.back().area();
+  // A row must fit, however small the budget is.
+  limits.token_budget = std::max<std::int64_t>(limits.token_budget, executor.shape().max_tokens());
+  limits.max_delay_s = options.max_delay_s;
+  limits.max_queued_rows = options.max_queued_rows;
+  return limits;
 }
 
 }  // namespace
 
 Scorer::Scorer(std::shared_ptr<Executor> executor, const ScorerOptions& options)
-    : executor_(std::move(executor)), options_(options) {
-  if (options_.max_queued_rows < 1) {
-    throw std::invalid_argument("max_queued_rows is " + std::to_string(options_.max_queued_rows) +
-                                ", must be 1 or more");
-  }
-  if (options_.batch_tokens < 0) {
-    throw std::invalid_argument("batch_tokens is " + std::to_string(options_.batch_tokens) +
-                                ", must be 1 or more, or 0 for the largest bucket's");
-  }
-  if (options_.batch_tokens == 0) options_.batch_tokens = executor_->shape().buckets.back().area();
+    : executor_(std::move(executor)),
+      planner_(make_limits(*executor_, options), fit_cost(executor_->shape().buckets, executor_->costs())) {
   for (int slot = executor_->slots(); slot-- > 0;) free_slots_.push_back(slot);
   worker_ = std::thread([this] { work(); });
   completer_ = std::thread([this] { complete(); });
@@ -52,28 +51,30 @@ std::shared_ptr<Ticket> Scorer::submit(std::unique_ptr<RowSource> rows, const Re
     }
   }
   auto ticket = std::make_shared<Ticket>(std::move(rows), executor_->shape().output_width, options);
-  std::vector<TicketPtr> ended;
+  std::vector<std::int32_t> descending;
+  descending.reserve(lengths.size());
+  for (const std::int32_t row : ticket->longest_first()) descending.push_back(lengths[static_cast<std::size_t>(row)]);
+  bool late = false;
   {
     std::lock_guard lock(mutex_);
     if (closing_) throw ScorerClosed("the scorer is closed");
-    if (stats_.queued_rows + count > options_.max_queued_rows) ended = drop_ended(Clock::now());
-    if (stats_.queued_rows + count > options_.max_queued_rows) {
-      throw QueueFull(std::to_string(stats_.queued_rows) + " rows wait already, " + std::to_string(count) +
-                      " more would pass the limit of " + std::to_string(options_.max_queued_rows));
-    }
-    ticket->sequence = next_sequence_++;
     ticket->arrived = Clock::now();
-    ++stats_.requests;
+    Admission admission;
     if (count > 0) {
-      stats_.queued_rows += count;
-      const auto at = std::upper_bound(waiting_.begin(), waiting_.end(), ticket,
-                                       [](const TicketPtr& a, const TicketPtr& b) { return rank(a) < rank(b); });
-      waiting_.insert(at, ticket);
+      const auto add = [&] {
+        return planner_.add(next_id_, descending, seconds(ticket->arrived), deadline_of(options), options.priority);
+      };
+      admission = add();
+      if (!admission.accepted() && !forget_ended().empty()) admission = add();
     }
+    late = admission.refusal == Refusal::kDeadlinePassed;
+    if (!admission.accepted() && !late) throw QueueFull(admission.reason);
+    ++stats_.requests;
+    if (late) stats_.late_rows += static_cast<std::uint64_t>(count);
+    if (count > 0 && !late) queued_.emplace(next_id_++, ticket);
   }
-  for (const TicketPtr& late : ended) late->settle(late->rows() - late->next_row, false);
-  if (count == 0) {
-    ticket->settle(0, true);
+  if (count == 0 || late) {
+    ticket->settle(static_cast<std::size_t>(count), false);
   } else {
     work_changed_.notify_all();
   }
@@ -86,8 +87,11 @@ void Scorer::close(bool drain) {
     std::lock_guard lock(mutex_);
     closing_ = true;
     if (!drain) {
-      dropped.swap(waiting_);
-      stats_.queued_rows = 0;
+      for (auto& [id, ticket] : queued_) {
+        planner_.cancel(id);
+        dropped.push_back(std::move(ticket));
+      }
+      queued_.clear();
     }
   }
   for (const TicketPtr& ticket : dropped) {
@@ -101,58 +105,55 @@ void Scorer::close(bool drain) {
 
 ScorerStats Scorer::stats() const {
   std::lock_guard lock(mutex_);
-  return stats_;
+  ScorerStats stats = stats_;
+  stats.queued_rows = planner_.queued_rows();
+  return stats;
 }
 
-// Takes requests out of the queue that were ended by others, and gives up the rest of those whose deadline has
-// come; the latter are returned, to be settled without the lock.
-std::vector<Scorer::TicketPtr> Scorer::drop_ended(Clock::time_point now) {
-  std::vector<TicketPtr> late;
-  std::erase_if(waiting_, [&](const TicketPtr& ticket) {
-    const bool ended = ticket->done();
-    const bool expired = ticket->options().deadline && *ticket->options().deadline <= now;
-    if (!ended && !expired) return false;
-    const std::size_t rows = ticket->rows() - ticket->next_row;
-    stats_.queued_rows -= static_cast<std::int64_t>(rows);
-    if (!ended) {
-      stats_.late_rows += rows;
-      late.push_back(ticket);
-    }
+// Takes requests out of the queue that were cancelled, or failed with another batch; returns them.
+std::vector<Scorer::TicketPtr> Scorer::forget_ended() {
+  std::vector<TicketPtr> ended;
+  std::erase_if(queued_, [&](const auto& entry) {
+    if (!entry.second->done()) return false;
+    planner_.cancel(entry.first);
+    ended.push_back(entry.second);
     return true;
   });
-  return late;
+  return ended;
 }
 
-void Scorer::take_rows(const TicketPtr& ticket, std::int64_t budget, std::vector<Row>& wave, Clock::time_point now) {
-  const std::vector<std::int32_t>& lengths = ticket->source().lengths();
-  if (ticket->next_row == 0) {
-    queue_time_.record(std::max(std::chrono::duration<double>(now - ticket->arrived).count(), 0.0));
+// What runs next, if anything; `late` receives requests whose deadline came first.
+Decision Scorer::decide(std::vector<TicketPtr>& late) {
+  const double now = seconds(Clock::now());
+  forget_ended();
+  for (const std::uint64_t id : planner_.expire(now)) {
+    const auto found = queued_.find(id);
+    stats_.late_rows += found->second->rows() - found->second->batched;
+    late.push_back(std::move(found->second));
+    queued_.erase(found);
   }
-  // At least one row, or a row wider than the budget would wait for ever.
-  do {
-    const std::size_t row = ticket->next_row++;
-    wave.push_back({ticket, static_cast<std::int32_t>(row), lengths[row]});
-    budget -= lengths[row];
-    --stats_.queued_rows;
-  } while (ticket->next_row < lengths.size() && budget >= lengths[ticket->next_row]);
+  if (free_slots_.empty()) return {};
+  // An idle engine has nothing to wait for.
+  return planner_.next_batch(now, closing_ || stats_.batches_in_flight == 0);
 }
 
-// Chooses what runs next: the first request in rank, in pieces if it is larger than the budget, and with it
-// others that fit whole. Splitting a second request would make its caller wait for two waves and gain nothing.
-std::vector<Scorer::Row> Scorer::next_wave(std::unique_lock<std::mutex>& lock) {
+std::vector<Scorer::Row> Scorer::take(const PlannedBatch& planned) {
   const Clock::time_point now = Clock::now();
-  const std::vector<TicketPtr> late = drop_ended(now);
   std::vector<Row> wave;
-  std::int64_t budget = options_.batch_tokens;
-  std::erase_if(waiting_, [&](const TicketPtr& ticket) {
-    const std::int64_t tokens = tokens_left(*ticket);
-    if (!wave.empty() && tokens > budget) return false;
-    take_rows(ticket, budget, wave, now);
-    budget -= std::min(tokens, budget);
-    return ticket->next_row == ticket->rows();
-  });
-  lock.unlock();
-  for (const TicketPtr& ticket : late) ticket->settle(ticket->rows() - ticket->next_row, false);
+  wave.reserve(static_cast<std::size_t>(planned.rows));
+  for (const BatchPart& part : planned.parts) {
+    const auto found = queued_.find(part.request);
+    const TicketPtr ticket = found->second;
+    if (part.first_row == 0) {
+      queue_time_.record(std::max(std::chrono::duration<double>(now - ticket->arrived).count(), 0.0));
+    }
+    for (std::int64_t i = part.first_row; i < part.first_row + part.rows; ++i) {
+      const std::int32_t row = ticket->longest_first()[static_cast<std::size_t>(i)];
+      wave.push_back({ticket, row, ticket->source().lengths()[static_cast<std::size_t>(row)]});
+    }
+    ticket->batched += static_cast<std::size_t>(part.rows);
+    if (ticket->batched == ticket->rows()) queued_.erase(found);
+  }
   return wave;
 }
 
@@ -163,38 +164,52 @@ void Scorer::work() {
   } catch (const std::exception& error) {
     broken = error.what();
   }
+  std::unique_lock lock(mutex_);
   for (;;) {
-    std::unique_lock lock(mutex_);
-    work_changed_.wait(lock, [this] { return !waiting_.empty() || closing_; });
-    if (waiting_.empty()) break;
-    work_changed_.wait(lock, [this] { return !free_slots_.empty(); });
-    std::vector<Row> wave = next_wave(lock);
-    std::string error = broken;
-    try {
-      if (error.empty()) run_wave(wave);
-    } catch (const std::exception& caught) {
-      error = caught.what();
+    std::vector<TicketPtr> late;
+    const Decision decision = decide(late);
+    if (!late.empty() || decision.batch) {
+      std::vector<Row> wave;
+      if (decision.batch) wave = take(*decision.batch);
+      lock.unlock();
+      for (const TicketPtr& ticket : late) ticket->settle(ticket->rows() - ticket->batched, false);
+      if (!wave.empty()) run_wave(wave, broken);
+      lock.lock();
+    } else if (closing_ && planner_.queued_requests() == 0) {
+      break;
+    } else if (std::isfinite(decision.ask_again_at)) {
+      const std::chrono::duration<double> at(decision.ask_again_at);
+      work_changed_.wait_until(lock, Clock::time_point(std::chrono::duration_cast<Clock::duration>(at)));
+    } else {
+      work_changed_.wait(lock);
     }
-    if (error.empty()) continue;
-    for (const Row& row : wave) row.ticket->end(TicketStatus::kFailed, error);
   }
-  {
-    std::lock_guard lock(mutex_);
-    worker_ended_ = true;
-  }
+  worker_ended_ = true;
+  lock.unlock();
   flight_changed_.notify_all();
 }
 
-void Scorer::run_wave(std::vector<Row>& wave) {
+void Scorer::run_wave(std::vector<Row>& wave, const std::string& broken) {
+  std::string error = broken;
+  try {
+    if (error.empty()) submit_wave(wave);
+  } catch (const std::exception& caught) {
+    error = caught.what();
+  }
+  if (error.empty()) return;
+  for (const Row& row : wave) row.ticket->end(TicketStatus::kFailed, error);
+}
+
+void Scorer::submit_wave(std::vector<Row>& wave) {
   std::stable_sort(wave.begin(), wave.end(), [](const Row& a, const Row& b) { return a.length > b.length; });
   std::vector<std::int32_t> lengths;
   lengths.reserve(wave.size());
   for (const Row& row : wave) lengths.push_back(row.length);
-  const std::vector<PlannedBatch> plan =
-      plan_batches(lengths, executor_->shape().buckets, executor_->costs(), executor_->exact_shape());
-  for (const PlannedBatch& planned : plan) {
+  const std::vector<BucketBatch> batches =
+      cut_into_batches(lengths, executor_->shape().buckets, executor_->costs(), executor_->exact_shape());
+  for (const BucketBatch& cut : batches) {
     const int slot = acquire_slot();
-    Batch batch = make_batch(wave, planned);
+    Batch batch = make_batch(wave, cut);
     batch.slot = slot;
     if (batch.groups.empty()) {  // all cancelled meanwhile
       release_slot(slot);
@@ -217,12 +232,12 @@ void Scorer::run_wave(std::vector<Row>& wave) {
   }
 }
 
-Scorer::Batch Scorer::make_batch(const std::vector<Row>& wave, const PlannedBatch& planned) const {
+Scorer::Batch Scorer::make_batch(const std::vector<Row>& wave, const BucketBatch& cut) const {
   Batch batch;
-  batch.bucket = planned.bucket;
-  batch.shape = planned.shape;
+  batch.bucket = cut.bucket;
+  batch.shape = cut.shape;
   std::int32_t longest = 0;
-  for (std::size_t i = planned.begin; i < planned.end; ++i) {
+  for (std::size_t i = cut.begin; i < cut.end; ++i) {
     const Row& row = wave[i];
     if (row.ticket->done()) continue;
     auto group = std::find_if(batch.groups.begin(), batch.groups.end(),

@@ -7,8 +7,10 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <vector>
 
+#include "core/batch_planner.h"
 #include "core/histogram.h"
 #include "runtime/executor.h"
 #include "runtime/ticket.h"
@@ -17,7 +19,8 @@ namespace searchpipe::runtime {
 
 struct ScorerOptions {
   std::int64_t max_queued_rows = 16384;  // of requests that wait; more are refused
-  std::int64_t batch_tokens = 0;         // requests are merged up to this many tokens; 0: the largest bucket's
+  std::int64_t batch_tokens = 0;         // requests are merged up to so many padded tokens; 0: the largest bucket's
+  double max_delay_s = 0.0005;           // longest wait for company while another batch runs; none if none runs
 };
 
 struct ScorerStats {
@@ -44,10 +47,11 @@ class ScorerClosed : public std::runtime_error {
 
 // Scores the rows of many callers on one executor.
 //
-// A worker thread merges waiting requests, cuts their rows into batches by
-// length, packs each into a free slot and submits it; a completion thread
-// hands rows back as their batches end. The worker takes a free slot before it
-// chooses, so that what arrives while the device is busy joins the next batch.
+// A worker thread lets the batch planner choose which rows of which requests
+// go next, cuts them by length into batches of the executor's buckets, packs
+// each into a free slot and submits it; a completion thread hands rows back as
+// their batches end. The worker asks the planner only once a slot is free, so
+// that what arrives while the device is busy joins the next batch.
 // A batch that fails ends the requests it held rows of, and nothing else.
 // Any thread may call everything.
 class Scorer {
@@ -92,26 +96,29 @@ class Scorer {
 
   void work();
   void complete();
-  std::vector<Row> next_wave(std::unique_lock<std::mutex>& lock);
-  std::vector<TicketPtr> drop_ended(Clock::time_point now);
-  void take_rows(const TicketPtr& ticket, std::int64_t budget, std::vector<Row>& wave, Clock::time_point now);
+  // With the mutex held.
+  std::vector<TicketPtr> forget_ended();
+  std::vector<Row> take(const PlannedBatch& planned);
+  Decision decide(std::vector<TicketPtr>& late);
+
   int acquire_slot();
   void release_slot(int slot);
-  void run_wave(std::vector<Row>& wave);
-  Batch make_batch(const std::vector<Row>& wave, const PlannedBatch& planned) const;
+  void run_wave(std::vector<Row>& wave, const std::string& broken);
+  void submit_wave(std::vector<Row>& wave);
+  Batch make_batch(const std::vector<Row>& wave, const BucketBatch& cut) const;
   std::vector<DeviceCopy> pack(Batch& batch);
   void scatter(const Batch& batch);
   void fail(const Batch& batch, const std::string& error);
 
   std::shared_ptr<Executor> executor_;
-  ScorerOptions options_;
   mutable std::mutex mutex_;
   std::condition_variable work_changed_;    // requests, free slots, closing: the worker waits
   std::condition_variable flight_changed_;  // batches in flight, worker's end: the completion thread waits
-  std::vector<TicketPtr> waiting_;          // by priority, deadline, arrival
+  BatchPlanner planner_;
+  std::unordered_map<std::uint64_t, TicketPtr> queued_;  // what the planner knows, by its id
   std::vector<int> free_slots_;
   std::deque<Batch> in_flight_;
-  std::uint64_t next_sequence_ = 0;
+  std::uint64_t next_id_ = 0;
   bool closing_ = false;
   bool worker_ended_ = false;
   ScorerStats stats_;

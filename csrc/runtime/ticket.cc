@@ -1,6 +1,7 @@
 #include "runtime/ticket.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace searchpipe::runtime {
@@ -11,7 +12,14 @@ Ticket::Ticket(std::unique_ptr<RowSource> rows, std::int32_t output_width, const
       options_(options),
       scores_(source_->lengths().size() * static_cast<std::size_t>(output_width),
               std::numeric_limits<float>::quiet_NaN()),
-      remaining_(source_->lengths().size()) {}
+      remaining_(source_->lengths().size()) {
+  const std::vector<std::int32_t>& lengths = source_->lengths();
+  longest_first_.resize(lengths.size());
+  std::iota(longest_first_.begin(), longest_first_.end(), 0);
+  std::stable_sort(longest_first_.begin(), longest_first_.end(), [&](std::int32_t a, std::int32_t b) {
+    return lengths[static_cast<std::size_t>(a)] > lengths[static_cast<std::size_t>(b)];
+  });
+}
 
 TicketStatus Ticket::status() const {
   std::lock_guard lock(mutex_);

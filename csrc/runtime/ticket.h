@@ -22,7 +22,7 @@ enum class TicketStatus { kPending, kDone, kFailed, kCancelled, kClosed };
 
 struct RequestOptions {
   std::optional<Clock::time_point> deadline;  // rows not started by then are given up
-  std::int32_t priority = 0;                  // lower goes first
+  std::int32_t priority = 0;                  // higher goes first
   std::uint64_t device_output = 0;            // device memory of rows x output_width float32 to copy rows to, or 0
 };
 
@@ -54,9 +54,11 @@ class Ticket {
   void settle(std::size_t count, bool scored);
   void end(TicketStatus status, std::string error);
 
+  // Rows by length, longest first: the order in which they are batched.
+  const std::vector<std::int32_t>& longest_first() const { return longest_first_; }
+
   // Guarded by the scorer's mutex.
-  std::size_t next_row = 0;    // rows before it have been batched
-  std::uint64_t sequence = 0;  // order of arrival
+  std::size_t batched = 0;  // of longest_first()
   Clock::time_point arrived;
 
  private:
@@ -65,6 +67,7 @@ class Ticket {
   std::unique_ptr<RowSource> source_;
   std::int32_t output_width_;
   RequestOptions options_;
+  std::vector<std::int32_t> longest_first_;
   std::vector<float> scores_;
   mutable std::mutex mutex_;
   mutable std::condition_variable ended_;

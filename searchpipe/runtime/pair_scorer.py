@@ -82,7 +82,7 @@ class ChainPairScorer:
             store: the documents' token ids.
             docs: int32 ``(n,)`` ordinals.
             deadline: seconds of ``time.monotonic()``; pairs not begun by then come back as NaN.
-            priority: lower goes first.
+            priority: higher goes first.
 
         Raises:
             IndexError: an ordinal outside the store.

@@ -48,7 +48,7 @@ class ChainTextEncoder:
         Args:
             token_ids: int32 ``(n,)`` each; longer ones are cut to the widest bucket.
             deadline: seconds of ``time.monotonic()``; texts not begun by then come back as NaN.
-            priority: lower goes first.
+            priority: higher goes first.
             device_output: address of device memory, float32 ``[n, dim]``, that the vectors
                 are in too when this returns: for an index on the same GPU. 0 for none.
 

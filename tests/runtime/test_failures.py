@@ -115,7 +115,7 @@ def test_a_cancelled_request_makes_room_in_a_full_queue(
         if built.scorer.stats().queued_rows == 0:
             running.append(score(built, packer, store, 8))
     waiting = []
-    with pytest.raises(OverloadedError, match="rows wait already"):
+    with pytest.raises(OverloadedError, match="rows are queued"):
         for _ in range(10):
             waiting.append(score(built, packer, store, 10))
     for ticket in waiting:
@@ -162,7 +162,7 @@ def test_higher_priority_goes_first(
     while built.scorer.stats().batches_in_flight < 1:
         time.sleep(0.001)
     ended: list[str] = []
-    plan = [("late", 1, None), ("soon", 1, 60.0), ("urgent", 0, None), ("sooner", 1, 30.0)]
+    plan = [("late", 1, None), ("soon", 1, 60.0), ("urgent", 2, None), ("sooner", 1, 30.0)]
     tickets = []
     for name, priority, seconds in plan:
         deadline = None if seconds is None else time.monotonic() + seconds

@@ -4,18 +4,19 @@
 #include <span>
 #include <vector>
 
+#include "core/batch_planner.h"
 #include "runtime/shape.h"
 
 namespace searchpipe::runtime {
 
-// How long one batch of a bucket takes. Milliseconds where measured, else any unit common to all.
+// How long one batch of a bucket takes, in milliseconds.
 struct BucketCost {
   double fixed = 0.0;      // a launch, whatever it holds
   double per_token = 0.0;  // of rows x tokens that the batch really has; for engines of free shape
 };
 
 // One batch: rows [begin, end) of the list that was planned, run as `shape`.
-struct PlannedBatch {
+struct BucketBatch {
   std::size_t begin = 0;
   std::size_t end = 0;
   int bucket = 0;
@@ -32,7 +33,11 @@ struct PlannedBatch {
 // `exact_shape`: the engine runs any shape up to the bucket, so a batch costs
 // what it really holds and is not filled up. Throws std::invalid_argument for
 // a length that no bucket holds.
-std::vector<PlannedBatch> plan_batches(std::span<const std::int32_t> lengths, const std::vector<Bucket>& buckets,
+std::vector<BucketBatch> cut_into_batches(std::span<const std::int32_t> lengths, const std::vector<Bucket>& buckets,
                                        const std::vector<BucketCost>& costs, bool exact_shape);
+
+// The straight line of seconds over padded tokens that fits the buckets best (least squares), as the batch
+// planner wants it; never below zero.
+BatchCost fit_cost(const std::vector<Bucket>& buckets, const std::vector<BucketCost>& costs);
 
 }  // namespace searchpipe::runtime
