@@ -1,1 +1,0 @@
-"""Stand-ins for what a machine may lack: a GPU's driver, TensorRT."""
