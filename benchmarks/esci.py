@@ -60,20 +60,20 @@ def snapshot_folder() -> Path:
     """Return a snapshot of the ESCI-US products with the default settings, built now if there is none."""
     from searchpipe import __version__
     from searchpipe.catalog.build import build_snapshot
-    from searchpipe.catalog.settings import IndexSettings
     from searchpipe.catalog.snapshot import Snapshot
+    from searchpipe.config import Config
     from searchpipe.errors import SnapshotError
 
     source = data_folder() / "products.jsonl.gz"
-    settings = IndexSettings()
+    config = Config()
     # Other products or other settings make another snapshot.
     key = hashlib.sha256(source.read_bytes())
-    key.update(msgspec.json.encode([__version__, settings]))
+    key.update(msgspec.json.encode([__version__, config.index, config.models]))
     out = CACHE / f"esci-{key.hexdigest()[:12]}"
     try:
         Snapshot.open(out).close()
     except SnapshotError:
-        build_snapshot(source, out, settings)
+        build_snapshot(source, out, config.index, models=config.models)
     return out
 
 

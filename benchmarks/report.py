@@ -191,8 +191,8 @@ class Report:
         from rich.table import Table
 
         table = Table(title=self.title, title_justify="left")
-        table.add_column("measured")
-        table.add_column("value", justify="right")
+        table.add_column("measured", overflow="fold")
+        table.add_column("value", justify="right", overflow="fold")
         table.add_column("goal")
         for row in self._rows:
             table.add_row(*row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ class LexicalWriter:
 
     """
 
-    def __init__(self, folder: Path, settings: IndexSettings) -> None:
+    def __init__(self, folder: Path, settings: IndexSettings, owner: ExitStack) -> None:
         self._folder = folder
+        self._owner = owner
         self._fields = tuple(settings.lexical_fields)
         self._count = 0
         folder.mkdir()
@@ -74,13 +76,11 @@ class LexicalWriter:
                 f"The lexical index has other documents than the {self._count} that were written.",
                 cure="Build the snapshot again, and report this.",
             )
-        writer = ArrayWriter(self._folder / "ordinals.i32", np.int32)
+        writer = ArrayWriter(self._folder / "ordinals.i32", np.int32, self._owner)
         writer.append(ordinals)
         writer.close()
-
-    def abort(self) -> None:
-        """Let go of an unfinished index."""
-        self._writer = None
+        for path in self._folder.iterdir():
+            path.chmod(0o644)  # tantivy makes some files that only their owner can read
 
     def _ordinals(self, searcher: Any) -> Any:
         meta = msgspec.json.decode((self._folder / "meta.json").read_bytes())

@@ -14,7 +14,8 @@ from planner_reference import Limits, ReferencePlanner, Waiting
 
 from searchpipe._core import BatchPlanner, PlannedBatch
 
-# Times are multiples of 1/256 s and costs are powers of two: sums are exact, so answers can be compared for equality.
+# Times are multiples of 1/256 s and costs are powers of two: sums are exact, so answers can be
+# compared for equality.
 TICKS = st.integers(0, 128).map(lambda ticks: ticks / 256)
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=20).map(
     lambda values: sorted(values, reverse=True)
@@ -158,7 +159,7 @@ def test_whoever_asks_when_told_gets_every_row_once_and_within_the_delay(
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_nothing_starves(data: st.DataObject) -> None:
-    """More urgent requests keep coming, one batch a tick: the patient one still starts within the stated bound."""
+    """More urgent requests keep coming, one batch a tick: the patient one starts within the bound."""
     limits = Limits(starve_after_s=1.0, max_queued_rows=10_000, max_queued_requests=1000)
     planner, model = planner_of(limits), ReferencePlanner(limits)
     now, ids, batches_since, bound = 0.0, 0, 0, None

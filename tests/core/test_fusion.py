@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from searchpipe._core import fuse_scores, rrf
 
 Normalize = Literal["minmax", "zscore", "none"]
@@ -166,7 +167,7 @@ def test_refused_by_rrf() -> None:
         with pytest.raises(ValueError, match="k is"):
             rrf([docs([1])], k=k)
     with pytest.raises(TypeError, match=r"lists\[1\] has dtype int64, not int32"):
-        rrf([docs([1]), np.array([1])])  # type: ignore[list-item]
+        rrf([docs([1]), np.array([1])])
     with pytest.raises(TypeError, match=r"lists\[0\] is of type int"):
         rrf([1])  # type: ignore[list-item]
 
@@ -176,7 +177,7 @@ def test_refused_by_fuse_scores() -> None:
         for normalize in ("minmax", "zscore", "none"):
             scores = np.array([1.0, bad], np.float32)
             with pytest.raises(ValueError, match=r"list 0 has score -?(nan|inf) for document 4"):
-                fuse_scores([(docs([3, 4]), scores)], normalize=normalize)  # type: ignore[arg-type]
+                fuse_scores([(docs([3, 4]), scores)], normalize=normalize)
     with pytest.raises(ValueError, match="list 0 has 1 documents and 2 scores"):
         fuse_scores([(docs([3]), np.ones(2, np.float32))])
     with pytest.raises(ValueError, match="normalize is 'max'; it must be 'minmax', 'zscore' or 'none'"):
@@ -184,7 +185,7 @@ def test_refused_by_fuse_scores() -> None:
     with pytest.raises(TypeError, match=r"lists\[0\]\[1\] has dtype float64, not float32"):
         fuse_scores([(docs([3]), np.ones(1))])  # type: ignore[list-item]
     with pytest.raises(TypeError, match=r"lists\[0\] is no pair"):
-        fuse_scores([docs([1, 2, 3])])  # type: ignore[list-item]
+        fuse_scores([docs([1, 2, 3])])
     huge = np.array([3e38], np.float32)
     with pytest.raises(ValueError, match="outside of float32"):
         fuse_scores([(docs([3]), huge)], weights=[10.0], normalize="none")

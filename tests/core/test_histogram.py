@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from searchpipe._core import Histogram
 
 LEAST, MOST = 1e-9, 1e12
@@ -111,7 +112,7 @@ def test_refused_arguments() -> None:
         with pytest.raises(ValueError, match=r"outside of 0\.\.1"):
             Histogram().quantile(q)
     with pytest.raises(TypeError, match=r"float32, not float64"):
-        Histogram().record_many(np.ones(2, np.float32))  # type: ignore[arg-type]
+        Histogram().record_many(np.ones(2, np.float32))
     with pytest.raises(ValueError, match=r"0.01 and 0.02 cannot be merged"):
         Histogram().merge(Histogram(relative_error=0.02))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from searchpipe._core import PairPacker, TokenStore, TokenStoreWriter
 
 CLS, SEP, PAD = 101, 102, 3

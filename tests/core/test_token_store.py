@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from searchpipe._core import TokenStore, TokenStoreWriter
 
 DOCUMENTS = [[5, 6, 7], [], [65535, 0], [1]]
@@ -50,7 +51,7 @@ def test_documents_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(IndexError, match="document 7"):
         store.lengths(np.array([0, 7], np.int32))
     with pytest.raises(TypeError, match=r"int64, not int32.*astype"):
-        store.lengths(np.array([0]))  # type: ignore[arg-type]
+        store.lengths(np.array([0]))
 
 
 def test_strided_ids_are_taken(tmp_path: Path) -> None:

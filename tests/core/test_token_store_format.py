@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from searchpipe._core import TokenStore, TokenStoreWriter
 
 DOCUMENTS = [[5, 6, 7], [], [65535, 0], [1]]
