@@ -1,6 +1,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
 #include <utility>
 
 #include "bindings/gil.h"
@@ -116,9 +121,38 @@ Packing, copy-in, compute and copy-out of different slots overlap. Several engin
       .def_property_readonly("pinned_bytes", &StagingRing::pinned_bytes, "Page-locked host memory, in bytes.");
 }
 
+std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> cut(
+    const std::vector<std::int32_t>& lengths, const Pairs& buckets,
+    const std::vector<std::pair<double, double>>& costs, bool exact_shape) {
+  if (costs.size() != buckets.size()) {
+    throw std::invalid_argument("there are " + std::to_string(costs.size()) + " costs for " +
+                                std::to_string(buckets.size()) + " buckets");
+  }
+  if (!std::is_sorted(lengths.begin(), lengths.end(), std::greater<>())) {
+    throw std::invalid_argument("lengths are not sorted longest first");
+  }
+  EngineShape shape = make_shape(buckets, 2, 1);
+  const std::vector<Bucket> given = shape.buckets;
+  shape.validate();
+  std::vector<BucketCost> bucket_costs;
+  for (const auto& [fixed, per_token] : costs) bucket_costs.push_back({fixed, per_token});
+  std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> batches;
+  for (const runtime::BucketBatch& batch : runtime::cut_into_batches(lengths, given, bucket_costs, exact_shape)) {
+    batches.emplace_back(batch.begin, batch.end, batch.shape.rows, batch.shape.tokens);
+  }
+  return batches;
+}
+
 }  // namespace
 
 void register_engine(py::module_& m) {
+  m.def("cut_into_batches", &cut, py::arg("lengths"), py::arg("buckets"), py::arg("costs"), py::kw_only(),
+        py::arg("exact_shape") = false, R"(Cut rows into batches whose costs sum to the least: [(begin, end, rows, tokens)].
+
+lengths: tokens of each row, longest first; buckets: (rows, tokens) in any order; costs: for each (fixed, per token),
+in milliseconds. exact_shape: batches run with the shape they have, and cost fixed + per token x that.
+Raises ValueError for a row that fits no bucket. What a Scorer does; pure.)");
+
   py::class_<BucketReport>(m, "BucketReport", "What preparing one bucket gave. Immutable.")
       .def_property_readonly("bucket",
                              [](const BucketReport& it) { return py::make_tuple(it.bucket.rows, it.bucket.tokens); },

@@ -121,8 +121,8 @@ def _rewrite(onnx: Any, path: Path, options: PrepareOptions) -> Any:
     )
     if options.fp16:
         optimized.convert_float_to_float16(keep_io_types=True)
-    optimized.change_graph_inputs_to_int32()
     model = optimized.model
+    _take_int32(onnx, model)
     if options.pooling != "none":
         _append_pooling(onnx, model, options)
     return model
@@ -150,6 +150,29 @@ def _check_inputs(path: Path, model: Any) -> None:
             f"{path} uses ONNX operator set {opset}, older than {_OLDEST_OPSET}.",
             cure=f"Export it with opset_version={_OLDEST_OPSET} or newer.",
         )
+
+
+def _take_int32(onnx: Any, model: Any) -> None:
+    """Declare the inputs int32; what wants int64 gets a cast, existing casts read them as they are."""
+    tensor = onnx.TensorProto
+    graph = model.graph
+    casts: list[Any] = []
+    for node in graph.input:
+        if node.type.tensor_type.elem_type != tensor.INT64:
+            continue
+        node.type.tensor_type.elem_type = tensor.INT32
+        wide = f"{node.name}_int64"
+        readers = [reader for reader in graph.node if reader.op_type != "Cast" and node.name in reader.input]
+        for reader in readers:
+            for place, name in enumerate(reader.input):
+                if name == node.name:
+                    reader.input[place] = wide
+        if readers:
+            casts.append(onnx.helper.make_node("Cast", [node.name], [wide], name=wide, to=tensor.INT64))
+    # Nodes are kept in order of computation: the casts come first.
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _append_pooling(onnx: Any, model: Any, options: PrepareOptions) -> None:
