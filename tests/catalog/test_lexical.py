@@ -128,12 +128,12 @@ def test_ordinals_are_right_in_many_segments(tmp_path: Path, monkeypatch: pytest
         self._writer.commit()
 
     monkeypatch.setattr(LexicalWriter, "append", append_and_commit)
-    rows = [{"id": f"p{row}", "title": f"unique{row} common"} for row in range(300)]
-    with snapshot_of(tmp_path, rows, chunk_rows=7) as snapshot:
-        for row in range(0, 300, 11):
+    rows = [{"id": f"p{row}", "title": f"unique{row} common"} for row in range(90)]
+    with snapshot_of(tmp_path, rows, chunk_rows=6) as snapshot:
+        for row in range(0, 90, 11):
             assert snapshot.id_of(snapshot.lexical.search(f"unique{row}", 5)[0]) == [f"p{row}"]
         docs, _ = snapshot.lexical.search("common", 300)
-        assert sorted(docs.tolist()) == list(range(300))
+        assert sorted(docs.tolist()) == list(range(90))
 
 
 def test_documents_in_chinese_and_japanese_are_found_through_a_snapshot(tmp_path: Path) -> None:
