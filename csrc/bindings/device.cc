@@ -86,11 +86,10 @@ them. Threads: any.)")
       .def_property_readonly("ordinal", &Device::ordinal)
       .def_property_readonly("name", &Device::name)
       .def_property_readonly("uuid", &Device::uuid)
-      .def_property_readonly("capability",
-                             [](const Device& it) {
-                               return py::make_tuple(it.capability_major(), it.capability_minor());
-                             },
-                             "Compute capability (major, minor).")
+      .def_property_readonly(
+          "capability",
+          [](const Device& it) { return py::make_tuple(it.capability_major(), it.capability_minor()); },
+          "Compute capability (major, minor).")
       .def_property_readonly("multiprocessors", &Device::multiprocessors)
       .def_property_readonly("total_bytes", &Device::total_bytes, "Memory of the device, in bytes.")
       .def("free_bytes", &Device::free_bytes, py::call_guard<py::gil_scoped_release>(),
@@ -101,8 +100,8 @@ them. Threads: any.)")
       .def(py::init([](std::shared_ptr<Device> device, int priority) {
              return std::make_shared<Stream>(std::move(device), priority);
            }),
-           py::arg("device"), py::kw_only(), py::arg("priority") = 0, py::call_guard<py::gil_scoped_release>(),
-           "A lower priority number runs first. Raises CudaError.")
+           py::arg("device"), py::kw_only(), py::arg("priority") = 0,
+           py::call_guard<py::gil_scoped_release>(), "A lower priority number runs first. Raises CudaError.")
       .def_property_readonly(
           "handle", [](const Stream& it) { return reinterpret_cast<std::uintptr_t>(it.handle()); },
           "The CUstream, as a number.")
@@ -111,7 +110,8 @@ them. Threads: any.)")
       .def_property_readonly("capturing", &Stream::capturing);
 
   py::class_<DeviceBuffer, std::shared_ptr<DeviceBuffer>>(
-      m, "DeviceBuffer", "Device memory, freed with the object. Threads: any; concurrent writes are the caller's.")
+      m, "DeviceBuffer",
+      "Device memory, freed with the object. Threads: any; concurrent writes are the caller's.")
       .def(py::init([](std::shared_ptr<Device> device, std::size_t bytes) {
              return std::make_shared<DeviceBuffer>(std::move(device), bytes);
            }),
@@ -120,11 +120,13 @@ them. Threads: any.)")
       .def_property_readonly("address", &DeviceBuffer::address)
       .def_property_readonly("nbytes", &DeviceBuffer::bytes)
       .def("write", &write, py::arg("array"), py::kw_only(), py::arg("offset") = 0,
-           "Copy a C-contiguous array in, `offset` bytes from the start, and wait. Raises IndexError, CudaError.")
+           "Copy a C-contiguous array in, `offset` bytes from the start, and wait. Raises IndexError, "
+           "CudaError.")
       .def("read", &read, py::arg("array"), py::kw_only(), py::arg("offset") = 0,
            "Fill a C-contiguous array from `offset` bytes on, and wait. Raises IndexError, CudaError.");
 
-  py::class_<Kernel, std::shared_ptr<Kernel>>(m, "Kernel", "A kernel that the driver compiles from PTX. Threads: any.")
+  py::class_<Kernel, std::shared_ptr<Kernel>>(m, "Kernel",
+                                              "A kernel that the driver compiles from PTX. Threads: any.")
       .def(py::init([](std::shared_ptr<Device> device, const std::string& ptx, const std::string& entry) {
              return std::make_shared<Kernel>(std::move(device), ptx, entry);
            }),

@@ -61,16 +61,17 @@ void set_enqueue(GraphEngine& engine, py::function function) {
   });
 }
 
-std::shared_ptr<HostExecutor> make_host_executor(py::function function, const Pairs& buckets, std::int32_t inputs,
-                                                 std::int32_t output_width, int slots,
+std::shared_ptr<HostExecutor> make_host_executor(py::function function, const Pairs& buckets,
+                                                 std::int32_t inputs, std::int32_t output_width, int slots,
                                                  const std::vector<std::pair<double, double>>& costs) {
   GilFunction held(std::move(function));
   const auto compute = [held, output_width](const SlotView& slot, const Bucket& shape) {
     held.call([&] {
       py::object types = py::none();
       if (slot.types != nullptr) types = view(slot.types, shape.rows, shape.tokens);
-      return py::make_tuple(view(slot.ids, shape.rows, shape.tokens), view(slot.mask, shape.rows, shape.tokens),
-                            types, view(slot.output, shape.rows, output_width));
+      return py::make_tuple(view(slot.ids, shape.rows, shape.tokens),
+                            view(slot.mask, shape.rows, shape.tokens), types,
+                            view(slot.output, shape.rows, output_width));
     });
   };
   std::vector<BucketCost> bucket_costs;
@@ -81,19 +82,25 @@ std::shared_ptr<HostExecutor> make_host_executor(py::function function, const Pa
 
 void register_executors(py::module_& m) {
   py::class_<Executor, std::shared_ptr<Executor>>(
-      m, "Executor", "Runs batches in numbered slots for a Scorer; one executor serves one scorer. Immutable in Python.")
-      .def_property_readonly("buckets", [](const Executor& it) { return buckets_of(it.shape()); },
-                             "Shapes (rows, tokens), smallest first.")
-      .def_property_readonly("inputs", [](const Executor& it) { return it.shape().inputs; },
-                             "Arrays that a batch consists of: 2 or 3.")
-      .def_property_readonly("output_width", [](const Executor& it) { return it.shape().output_width; },
-                             "Values a row.")
+      m, "Executor",
+      "Runs batches in numbered slots for a Scorer; one executor serves one scorer. Immutable in Python.")
+      .def_property_readonly(
+          "buckets", [](const Executor& it) { return buckets_of(it.shape()); },
+          "Shapes (rows, tokens), smallest first.")
+      .def_property_readonly(
+          "inputs", [](const Executor& it) { return it.shape().inputs; },
+          "Arrays that a batch consists of: 2 or 3.")
+      .def_property_readonly(
+          "output_width", [](const Executor& it) { return it.shape().output_width; }, "Values a row.")
       .def_property_readonly("slots", &Executor::slots)
-      .def_property_readonly("costs", [](const Executor& it) {
-        std::vector<std::pair<double, double>> costs;
-        for (const BucketCost& cost : it.costs()) costs.emplace_back(cost.fixed, cost.per_token);
-        return costs;
-      }, "For each bucket (fixed, per token); milliseconds where measured.");
+      .def_property_readonly(
+          "costs",
+          [](const Executor& it) {
+            std::vector<std::pair<double, double>> costs;
+            for (const BucketCost& cost : it.costs()) costs.emplace_back(cost.fixed, cost.per_token);
+            return costs;
+          },
+          "For each bucket (fixed, per token); milliseconds where measured.");
 
   py::class_<HostExecutor, Executor, std::shared_ptr<HostExecutor>>(
       m, "HostExecutor", "Batches computed on the host by a Python function; needs no GPU.")
@@ -108,17 +115,21 @@ really has, at most (rows, tokens) of a bucket. What it raises fails the request
 costs: for each bucket, smallest first, (fixed, per token), to cut rows into batches by.
 Raises ValueError for buckets, inputs, output_width or slots outside their limits.)");
 
-  py::class_<StagingRing, Executor, std::shared_ptr<StagingRing>>(m, "StagingRing",
-                                                                   R"(Slots of pinned and device memory around GPU engines.
+  py::class_<StagingRing, Executor, std::shared_ptr<StagingRing>>(
+      m, "StagingRing",
+      R"(Slots of pinned and device memory around GPU engines.
 
 Packing, copy-in, compute and copy-out of different slots overlap. Several engines (lanes) compute side by side.)")
       .def(py::init([](std::vector<std::shared_ptr<GraphEngine>> lanes, int slots) {
              return std::make_shared<StagingRing>(std::move(lanes), slots);
            }),
            py::arg("lanes"), py::kw_only(), py::arg("slots") = 3, py::call_guard<py::gil_scoped_release>(),
-           "Raises ValueError for engines that are not prepared or differ in shape, CudaError when memory is short.")
-      .def_property_readonly("device_bytes", &StagingRing::device_bytes, "Device memory of the slots, in bytes.")
-      .def_property_readonly("pinned_bytes", &StagingRing::pinned_bytes, "Page-locked host memory, in bytes.");
+           "Raises ValueError for engines that are not prepared or differ in shape, CudaError when memory is "
+           "short.")
+      .def_property_readonly("device_bytes", &StagingRing::device_bytes,
+                             "Device memory of the slots, in bytes.")
+      .def_property_readonly("pinned_bytes", &StagingRing::pinned_bytes,
+                             "Page-locked host memory, in bytes.");
 }
 
 std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> cut(
@@ -137,7 +148,8 @@ std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> cu
   std::vector<BucketCost> bucket_costs;
   for (const auto& [fixed, per_token] : costs) bucket_costs.push_back({fixed, per_token});
   std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> batches;
-  for (const runtime::BucketBatch& batch : runtime::cut_into_batches(lengths, given, bucket_costs, exact_shape)) {
+  for (const runtime::BucketBatch& batch :
+       runtime::cut_into_batches(lengths, given, bucket_costs, exact_shape)) {
     batches.emplace_back(batch.begin, batch.end, batch.shape.rows, batch.shape.tokens);
   }
   return batches;
@@ -147,49 +159,54 @@ std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> cu
 
 void register_engine(py::module_& m) {
   m.def("cut_into_batches", &cut, py::arg("lengths"), py::arg("buckets"), py::arg("costs"), py::kw_only(),
-        py::arg("exact_shape") = false, R"(Cut rows into batches whose costs sum to the least: [(begin, end, rows, tokens)].
+        py::arg("exact_shape") = false,
+        R"(Cut rows into batches whose costs sum to the least: [(begin, end, rows, tokens)].
 
 lengths: tokens of each row, longest first; buckets: (rows, tokens) in any order; costs: for each (fixed, per token),
 in milliseconds. exact_shape: batches run with the shape they have, and cost fixed + per token x that.
 Raises ValueError for a row that fits no bucket. What a Scorer does; pure.)");
 
   py::class_<BucketReport>(m, "BucketReport", "What preparing one bucket gave. Immutable.")
-      .def_property_readonly("bucket",
-                             [](const BucketReport& it) { return py::make_tuple(it.bucket.rows, it.bucket.tokens); },
-                             "(rows, tokens).")
+      .def_property_readonly(
+          "bucket", [](const BucketReport& it) { return py::make_tuple(it.bucket.rows, it.bucket.tokens); },
+          "(rows, tokens).")
       .def_readonly("captured", &BucketReport::captured, "Replayed from a CUDA graph.")
       .def_readonly("reason", &BucketReport::reason, "Why not captured; empty if it was.")
       .def_readonly("graph_nodes", &BucketReport::graph_nodes)
-      .def_readonly("milliseconds", &BucketReport::milliseconds, "One batch on an idle device, median of three.")
+      .def_readonly("milliseconds", &BucketReport::milliseconds,
+                    "One batch on an idle device, median of three.")
       .def_readonly("device_bytes", &BucketReport::device_bytes, "Device memory that it took.");
 
-  py::class_<GraphEngine, std::shared_ptr<GraphEngine>>(m, "GraphEngine", R"(Device work of a model, replayed from CUDA graphs.
+  py::class_<GraphEngine, std::shared_ptr<GraphEngine>>(m, "GraphEngine",
+                                                        R"(Device work of a model, replayed from CUDA graphs.
 
 The work is put on the engine's stream by a Python function, from and to addresses that stay the same for the
 engine's life; prepare() captures it into one graph for each bucket, which C++ launches from then on.
 Threads: one at a time; after it was given to a StagingRing, none.)")
       .def(py::init([](std::shared_ptr<cuda::Device> device, const Pairs& buckets, std::int32_t inputs,
                        std::int32_t output_width) {
-             return std::make_shared<GraphEngine>(std::move(device), make_shape(buckets, inputs, output_width));
+             return std::make_shared<GraphEngine>(std::move(device),
+                                                  make_shape(buckets, inputs, output_width));
            }),
-           py::arg("device"), py::arg("buckets"), py::kw_only(), py::arg("inputs") = 3, py::arg("output_width") = 1,
-           py::call_guard<py::gil_scoped_release>(),
+           py::arg("device"), py::arg("buckets"), py::kw_only(), py::arg("inputs") = 3,
+           py::arg("output_width") = 1, py::call_guard<py::gil_scoped_release>(),
            R"(Allocate inputs and output for the largest of `buckets` (rows, tokens).
 
 inputs: int32 [rows, tokens] arrays that the model takes, 2 or 3; output_width: float32 values a row.
 Raises ValueError for impossible values, CudaError when memory is short.)")
-      .def_property_readonly("buckets", [](const GraphEngine& it) { return buckets_of(it.shape()); },
-                             "Shapes (rows, tokens), smallest first.")
       .def_property_readonly(
-          "stream",
-          [](GraphEngine& it) { return reinterpret_cast<std::uintptr_t>(it.stream().handle()); },
+          "buckets", [](const GraphEngine& it) { return buckets_of(it.shape()); },
+          "Shapes (rows, tokens), smallest first.")
+      .def_property_readonly(
+          "stream", [](GraphEngine& it) { return reinterpret_cast<std::uintptr_t>(it.stream().handle()); },
           "Handle of the stream that everything is enqueued on.")
-      .def("addresses",
-           [](const GraphEngine& it, std::int32_t rows, std::int32_t tokens) {
-             const GraphEngine::Addresses where = it.addresses({rows, tokens});
-             return py::make_tuple(where.inputs, where.output);
-           },
-           py::arg("rows"), py::arg("tokens"), "Addresses of a bucket's arrays: ([ids, mask, types], output).")
+      .def(
+          "addresses",
+          [](const GraphEngine& it, std::int32_t rows, std::int32_t tokens) {
+            const GraphEngine::Addresses where = it.addresses({rows, tokens});
+            return py::make_tuple(where.inputs, where.output);
+          },
+          py::arg("rows"), py::arg("tokens"), "Addresses of a bucket's arrays: ([ids, mask, types], output).")
       .def("set_enqueue", &set_enqueue, py::arg("enqueue"),
            R"(Set enqueue(index, (rows, tokens), inputs, output, stream), to be called before prepare().
 
@@ -204,8 +221,9 @@ ends that circle.)")
 
 A bucket that cannot be captured keeps calling enqueue; its report says why. Raises RuntimeError with what enqueue
 raised, CudaError.)")
-      .def_property_readonly("reports", [](const GraphEngine& it) { return it.reports(); },
-                             "A BucketReport for each of `buckets`.");
+      .def_property_readonly(
+          "reports", [](const GraphEngine& it) { return it.reports(); },
+          "A BucketReport for each of `buckets`.");
   register_executors(m);
 }
 

@@ -41,12 +41,14 @@ void translate(std::exception_ptr pending) {
 }
 
 // time.monotonic() and steady_clock are the same clock on Linux.
-RequestOptions make_options(std::optional<double> deadline, std::int32_t priority, std::uint64_t device_output) {
+RequestOptions make_options(std::optional<double> deadline, std::int32_t priority,
+                            std::uint64_t device_output) {
   RequestOptions options;
   options.priority = priority;
   options.device_output = device_output;
   if (deadline && !(*deadline >= 1e9)) {  // infinite and absurdly late ones stand for none
-    if (std::isnan(*deadline)) throw py::value_error("deadline is NaN; pass seconds of time.monotonic(), or None");
+    if (std::isnan(*deadline))
+      throw py::value_error("deadline is NaN; pass seconds of time.monotonic(), or None");
     const std::chrono::duration<double> at(std::max(*deadline, 0.0));
     options.deadline = Clock::time_point(std::chrono::duration_cast<Clock::duration>(at));
   }
@@ -58,10 +60,10 @@ std::vector<std::int32_t> to_vector(py::handle object, const std::string& name) 
   return {input.span().begin(), input.span().end()};
 }
 
-std::shared_ptr<Ticket> submit_pairs(Scorer& scorer, const PairPacker& packer, std::shared_ptr<TokenStore> store,
-                                     const py::object& query, const py::object& docs,
-                                     std::optional<double> deadline, std::int32_t priority,
-                                     std::uint64_t device_output) {
+std::shared_ptr<Ticket> submit_pairs(Scorer& scorer, const PairPacker& packer,
+                                     std::shared_ptr<TokenStore> store, const py::object& query,
+                                     const py::object& docs, std::optional<double> deadline,
+                                     std::int32_t priority, std::uint64_t device_output) {
   std::vector<std::int32_t> query_ids = to_vector(query, "query");
   std::vector<std::int32_t> ordinals = to_vector(docs, "docs");
   const RequestOptions options = make_options(deadline, priority, device_output);
@@ -77,7 +79,8 @@ std::shared_ptr<Ticket> submit_texts(Scorer& scorer, const py::sequence& texts, 
                                      std::uint64_t device_output) {
   std::vector<std::vector<std::int32_t>> ids;
   ids.reserve(texts.size());
-  for (const py::handle text : texts) ids.push_back(to_vector(text, "texts[" + std::to_string(ids.size()) + "]"));
+  for (const py::handle text : texts)
+    ids.push_back(to_vector(text, "texts[" + std::to_string(ids.size()) + "]"));
   const RequestOptions options = make_options(deadline, priority, device_output);
   py::gil_scoped_release release;
   return scorer.submit(
@@ -103,7 +106,8 @@ bool wait(const Ticket& ticket, std::optional<double> timeout) {
 }
 
 py::array_t<float> scores(const Ticket& ticket) {
-  if (ticket.status() != TicketStatus::kDone) throw std::runtime_error("the ticket has no scores: its status is not done");
+  if (ticket.status() != TicketStatus::kDone)
+    throw std::runtime_error("the ticket has no scores: its status is not done");
   const auto rows = static_cast<py::ssize_t>(ticket.rows());
   const auto width = static_cast<py::ssize_t>(ticket.output_width());
   const auto shape = width == 1 ? std::vector<py::ssize_t>{rows} : std::vector<py::ssize_t>{rows, width};
@@ -143,16 +147,19 @@ void on_done(Ticket& ticket, py::function callback) {
 }
 
 void register_ticket(py::module_& m) {
-  py::class_<Ticket, std::shared_ptr<Ticket>>(m, "Ticket", R"(One request's place in a scorer's queue and, later, its scores.
+  py::class_<Ticket, std::shared_ptr<Ticket>>(
+      m, "Ticket", R"(One request's place in a scorer's queue and, later, its scores.
 
 Threads: any thread may call everything.)")
       .def("wait", &wait, py::arg("timeout") = py::none(),
            "Wait up to `timeout` seconds (None: for ever) with the GIL released; False if still pending. "
            "Signals come through.")
-      .def_property_readonly("status", &status_name, R"("pending", "done", "failed", "cancelled" or "closed".)")
+      .def_property_readonly("status", &status_name,
+                             R"("pending", "done", "failed", "cancelled" or "closed".)")
       .def("done", &Ticket::done, "True once the status is not pending.")
       .def("cancel", &Ticket::cancel, py::call_guard<py::gil_scoped_release>(),
-           "End the request if it is pending, and say whether it was. What the device has begun runs on unseen.")
+           "End the request if it is pending, and say whether it was. What the device has begun runs on "
+           "unseen.")
       .def("on_done", &on_done, py::arg("callback"),
            R"(Call callback() once the request ends, at once if it has; from whichever thread ends it.
 
@@ -163,7 +170,8 @@ sys.unraisablehook.)")
 NaN where the deadline came before the row was begun. Raises RuntimeError unless the status is done.)")
       .def_property_readonly("rows", &Ticket::rows, "Rows that were asked for.")
       .def_property_readonly("scored", &Ticket::scored, "Rows that have been scored so far.")
-      .def_property_readonly("error", &Ticket::error, "Why the request failed, was cancelled or closed, or empty.");
+      .def_property_readonly("error", &Ticket::error,
+                             "Why the request failed, was cancelled or closed, or empty.");
 }
 
 }  // namespace
@@ -177,7 +185,8 @@ void register_scorer(py::module_& m) {
       .def_readonly("batches", &ScorerStats::batches)
       .def_readonly("rows", &ScorerStats::rows, "Rows that were scored.")
       .def_readonly("real_tokens", &ScorerStats::real_tokens, "Tokens of those rows.")
-      .def_readonly("padded_tokens", &ScorerStats::padded_tokens, "Tokens of their batches, padding included.")
+      .def_readonly("padded_tokens", &ScorerStats::padded_tokens,
+                    "Tokens of their batches, padding included.")
       .def_readonly("late_rows", &ScorerStats::late_rows, "Rows given up at a deadline.")
       .def_readonly("failed_batches", &ScorerStats::failed_batches)
       .def_readonly("queued_rows", &ScorerStats::queued_rows, "Rows that wait now.")
@@ -189,20 +198,21 @@ Requests that wait are merged, their rows cut into batches of similar length, pa
 memory and handed back as their batches end, all outside of Python. Requests run by priority (higher first), deadline
 and arrival; see BatchPlanner. A batch that fails ends the requests it held rows of and nothing else.
 Threads: any thread may call everything.)")
-      .def(py::init([](std::shared_ptr<Executor> executor, std::int64_t max_queued_rows, std::int64_t batch_tokens,
-                       double max_delay_s) {
+      .def(py::init([](std::shared_ptr<Executor> executor, std::int64_t max_queued_rows,
+                       std::int64_t batch_tokens, double max_delay_s) {
              const runtime::ScorerOptions options{max_queued_rows, batch_tokens, max_delay_s};
              return releasing(std::make_unique<Scorer>(std::move(executor), options));
            }),
-           py::arg("executor"), py::kw_only(), py::arg("max_queued_rows") = 16384, py::arg("batch_tokens") = 0,
-           py::arg("max_delay_s") = 0.0005, R"(Start the scorer's two threads.
+           py::arg("executor"), py::kw_only(), py::arg("max_queued_rows") = 16384,
+           py::arg("batch_tokens") = 0, py::arg("max_delay_s") = 0.0005, R"(Start the scorer's two threads.
 
 max_queued_rows: rows that may wait; a request that would pass it is refused.
 batch_tokens: requests are merged up to so many padded tokens; 0 stands for rows x tokens of the largest bucket.
 max_delay_s: seconds that a request waits for company while another batch runs; none while none runs.
 Raises ValueError for limits outside their range.)")
-      .def("submit_pairs", &submit_pairs, py::arg("packer"), py::arg("store"), py::arg("query"), py::arg("docs"),
-           py::kw_only(), py::arg("deadline") = py::none(), py::arg("priority") = 0, py::arg("device_output") = 0,
+      .def("submit_pairs", &submit_pairs, py::arg("packer"), py::arg("store"), py::arg("query"),
+           py::arg("docs"), py::kw_only(), py::arg("deadline") = py::none(), py::arg("priority") = 0,
+           py::arg("device_output") = 0,
            R"(Queue (query, document) pairs: a row [CLS] query [SEP] document [SEP] for each of `docs`.
 
 query: int32 (q,) token ids without special tokens; docs: int32 (n,) ordinals of `store`.
@@ -210,23 +220,28 @@ deadline: seconds of time.monotonic(); rows not begun by then are given up. devi
 float32 [n, output_width], that the rows are also copied to before the ticket is done; 0 for none.
 Raises OverloadedError, ClosedError, IndexError for a document that does not exist, ValueError for a row longer than
 every bucket.)")
-      .def("submit_texts", &submit_texts, py::arg("texts"), py::kw_only(), py::arg("cls_id"), py::arg("sep_id"),
-           py::arg("pad_id") = 0, py::arg("max_tokens") = 512, py::arg("deadline") = py::none(),
-           py::arg("priority") = 0, py::arg("device_output") = 0,
-           R"(Queue rows [CLS] text [SEP], one for each of `texts`: int32 (n,) token ids without special tokens.
+      .def(
+          "submit_texts", &submit_texts, py::arg("texts"), py::kw_only(), py::arg("cls_id"),
+          py::arg("sep_id"), py::arg("pad_id") = 0, py::arg("max_tokens") = 512,
+          py::arg("deadline") = py::none(), py::arg("priority") = 0, py::arg("device_output") = 0,
+          R"(Queue rows [CLS] text [SEP], one for each of `texts`: int32 (n,) token ids without special tokens.
 
 Texts of more than max_tokens - 2 tokens are cut. The rest is as in submit_pairs.)")
-      .def("close", &Scorer::close, py::kw_only(), py::arg("drain") = true, py::call_guard<py::gil_scoped_release>(),
-           R"(Refuse new requests, finish those that wait (or, with drain=False, end them as "closed"), stop the threads.
+      .def(
+          "close", &Scorer::close, py::kw_only(), py::arg("drain") = true,
+          py::call_guard<py::gil_scoped_release>(),
+          R"(Refuse new requests, finish those that wait (or, with drain=False, end them as "closed"), stop the threads.
 
 A second call does nothing. Not from a callback of on_done.)")
       .def_property_readonly("executor", &Scorer::executor, "What it runs on.")
       .def("stats", &Scorer::stats, "A ScorerStats.")
-      .def("queue_seconds",
-           [](const Scorer& scorer, const std::vector<double>& points) {
-             return scorer.queue_time().quantiles(points);
-           },
-           py::arg("points"), "Quantiles of the time from arrival to first batch, in seconds; NaN without requests.");
+      .def(
+          "queue_seconds",
+          [](const Scorer& scorer, const std::vector<double>& points) {
+            return scorer.queue_time().quantiles(points);
+          },
+          py::arg("points"),
+          "Quantiles of the time from arrival to first batch, in seconds; NaN without requests.");
 }
 
 }  // namespace searchpipe::bindings

@@ -8,7 +8,8 @@
 namespace searchpipe::cuda {
 namespace {
 
-using GetProcAddress = Result (*)(const char* symbol, void** function, int version, uint64_t flags, int* status);
+using GetProcAddress = Result (*)(const char* symbol, void** function, int version, uint64_t flags,
+                                  int* status);
 
 // Streams are always named, so the legacy default stream is right: the
 // per-thread variants (_ptsz) would only change what stream 0 means.
@@ -36,13 +37,13 @@ std::string load_functions(void* library, DriverApi& api) {
     return "the NVIDIA driver is older than CUDA 12.0 (no cuGetProcAddress_v2); install driver 525 or newer";
   }
   int status = 0;
-#define SEARCHPIPE_CUDA_LOAD(name, arguments)                                                              \
-  {                                                                                                        \
-    void* function = nullptr;                                                                              \
-    if (get(#name, &function, kApiVersion, kLegacyStream, &status) != kSuccess || function == nullptr) {   \
-      return "the NVIDIA driver has no " #name " of CUDA 12.0; install driver 525 or newer";               \
-    }                                                                                                      \
-    api.name = reinterpret_cast<decltype(api.name)>(function);                                             \
+#define SEARCHPIPE_CUDA_LOAD(name, arguments)                                                            \
+  {                                                                                                      \
+    void* function = nullptr;                                                                            \
+    if (get(#name, &function, kApiVersion, kLegacyStream, &status) != kSuccess || function == nullptr) { \
+      return "the NVIDIA driver has no " #name " of CUDA 12.0; install driver 525 or newer";             \
+    }                                                                                                    \
+    api.name = reinterpret_cast<decltype(api.name)>(function);                                           \
   }
   SEARCHPIPE_CUDA_FUNCTIONS(SEARCHPIPE_CUDA_LOAD)
 #undef SEARCHPIPE_CUDA_LOAD
@@ -71,7 +72,8 @@ Loaded load() {
     return loaded;
   }
   if (Result code = api.cuDeviceGetCount(&found.device_count); code != kSuccess) {
-    found.reason = "the NVIDIA driver does not list devices: cuDeviceGetCount failed: " + cuda_text(api, code);
+    found.reason =
+        "the NVIDIA driver does not list devices: cuDeviceGetCount failed: " + cuda_text(api, code);
     return loaded;
   }
   if (found.device_count == 0) {
@@ -94,7 +96,8 @@ const Availability& availability() { return loaded().availability; }
 
 const DriverApi& driver() {
   const Loaded& it = loaded();
-  if (!it.availability.available) throw std::runtime_error("CUDA is not available: " + it.availability.reason);
+  if (!it.availability.available)
+    throw std::runtime_error("CUDA is not available: " + it.availability.reason);
   return it.api;
 }
 

@@ -49,7 +49,8 @@ GraphExec GraphExec::capture(Stream& stream, const std::function<void()>& enqueu
     enqueue();
     graph = capture.end();
   }
-  if (graph == nullptr) throw std::runtime_error("nothing was captured: the work left the stream it was given");
+  if (graph == nullptr)
+    throw std::runtime_error("nothing was captured: the work left the stream it was given");
   GraphOwner owner{graph};
   GraphExec exec;
   exec.device_ = stream.device();

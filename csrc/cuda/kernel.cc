@@ -31,8 +31,7 @@ void Kernel::launch(StreamHandle stream, unsigned blocks, unsigned threads,
   std::vector<void*> pointers;
   pointers.reserve(values.size());
   for (uint64_t& value : values) pointers.push_back(&value);
-  check(driver().cuLaunchKernel(function_, blocks, 1, 1, threads, 1, 1, 0, stream, pointers.data(),
-                                nullptr),
+  check(driver().cuLaunchKernel(function_, blocks, 1, 1, threads, 1, 1, 0, stream, pointers.data(), nullptr),
         "cuLaunchKernel");
 }
 

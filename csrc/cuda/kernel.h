@@ -17,7 +17,8 @@ class Kernel {
   Kernel& operator=(const Kernel&) = delete;
 
   // Every argument is 64 bits wide: an address or an integer (.param .u64).
-  void launch(StreamHandle stream, unsigned blocks, unsigned threads, const std::vector<uint64_t>& arguments) const;
+  void launch(StreamHandle stream, unsigned blocks, unsigned threads,
+              const std::vector<uint64_t>& arguments) const;
 
  private:
   std::shared_ptr<Device> device_;

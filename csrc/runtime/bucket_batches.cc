@@ -7,8 +7,9 @@
 
 namespace searchpipe::runtime {
 
-std::vector<BucketBatch> cut_into_batches(std::span<const std::int32_t> lengths, const std::vector<Bucket>& buckets,
-                                       const std::vector<BucketCost>& costs, bool exact_shape) {
+std::vector<BucketBatch> cut_into_batches(std::span<const std::int32_t> lengths,
+                                          const std::vector<Bucket>& buckets,
+                                          const std::vector<BucketCost>& costs, bool exact_shape) {
   const std::size_t rows = lengths.size();
   constexpr double kUnreachable = std::numeric_limits<double>::infinity();
   std::vector<double> best(rows + 1, kUnreachable);

@@ -33,8 +33,9 @@ struct BucketBatch {
 // `exact_shape`: the engine runs any shape up to the bucket, so a batch costs
 // what it really holds and is not filled up. Throws std::invalid_argument for
 // a length that no bucket holds.
-std::vector<BucketBatch> cut_into_batches(std::span<const std::int32_t> lengths, const std::vector<Bucket>& buckets,
-                                       const std::vector<BucketCost>& costs, bool exact_shape);
+std::vector<BucketBatch> cut_into_batches(std::span<const std::int32_t> lengths,
+                                          const std::vector<Bucket>& buckets,
+                                          const std::vector<BucketCost>& costs, bool exact_shape);
 
 // The straight line of seconds over padded tokens that fits the buckets best (least squares), as the batch
 // planner wants it; never below zero.

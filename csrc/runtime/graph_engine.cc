@@ -51,7 +51,8 @@ void GraphEngine::close() {
 GraphEngine::Addresses GraphEngine::addresses(const Bucket& bucket) const {
   Addresses result;
   for (int i = 0; i < shape_.inputs; ++i) {
-    result.inputs.push_back(input_.address() + EngineShape::input_stride(bucket) * static_cast<std::size_t>(i));
+    result.inputs.push_back(input_.address() +
+                            EngineShape::input_stride(bucket) * static_cast<std::size_t>(i));
   }
   result.output = output_.address();
   return result;
@@ -87,7 +88,8 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture) {
     report.reason = "capture is switched off";
   }
   report.milliseconds = time_launch(index);
-  report.device_bytes = std::max<std::int64_t>(free_before - static_cast<std::int64_t>(device_->free_bytes()), 0);
+  report.device_bytes =
+      std::max<std::int64_t>(free_before - static_cast<std::int64_t>(device_->free_bytes()), 0);
   costs_[index].fixed = report.milliseconds;
   reports_[index] = std::move(report);
 }

@@ -18,9 +18,9 @@ namespace searchpipe::runtime {
 struct BucketReport {
   Bucket bucket;
   bool captured = false;
-  std::string reason;            // why not captured
-  std::size_t graph_nodes = 0;   // kernels and copies in the graph
-  float milliseconds = 0.0F;     // one batch on an idle device, median of three
+  std::string reason;             // why not captured
+  std::size_t graph_nodes = 0;    // kernels and copies in the graph
+  float milliseconds = 0.0F;      // one batch on an idle device, median of three
   std::int64_t device_bytes = 0;  // device memory that became used while preparing it
 };
 
@@ -42,8 +42,8 @@ class GraphEngine {
     std::uint64_t output = 0;           // float32 [rows, output_width]
   };
   // Puts one batch of `bucket` on `stream` and returns without waiting. Throws if it cannot.
-  using Enqueue =
-      std::function<void(int index, const Bucket& bucket, const Addresses& addresses, cuda::StreamHandle stream)>;
+  using Enqueue = std::function<void(int index, const Bucket& bucket, const Addresses& addresses,
+                                     cuda::StreamHandle stream)>;
 
   // Allocates the inputs and the output. `enqueue` may be empty until set_enqueue.
   GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape);
@@ -59,8 +59,8 @@ class GraphEngine {
   // the plain enqueue fails. `capture` false: plain enqueues only.
   void prepare(bool capture);
 
-  // Waits for the stream and drops the graphs and the enqueue function with all that it holds; no batch may be
-  // started afterwards.
+  // Waits for the stream and drops the graphs and the enqueue function with all that it holds; no batch may
+  // be started afterwards.
   void close();
 
   // Starts a batch on stream(), from the fixed input to the fixed output. One thread at a time.

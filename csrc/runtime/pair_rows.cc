@@ -28,7 +28,8 @@ std::vector<std::int32_t> PairRows::write(std::span<const std::int32_t> rows, co
   docs.reserve(rows.size());
   for (const std::int32_t row : rows) docs.push_back(docs_[static_cast<std::size_t>(row)]);
   const std::span<const std::int32_t> queries[] = {query_};
-  PackOutputs out{matrix(memory.ids, rows.size(), memory.width), matrix(memory.mask, rows.size(), memory.width), {}};
+  PackOutputs out{
+      matrix(memory.ids, rows.size(), memory.width), matrix(memory.mask, rows.size(), memory.width), {}};
   if (memory.types != nullptr) out.token_type_ids = matrix(memory.types, rows.size(), memory.width);
   return packer_.pack({queries, {}, docs}, *store_, out).permutation;
 }

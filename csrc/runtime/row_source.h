@@ -27,7 +27,8 @@ class RowSource {
   const std::vector<std::int32_t>& lengths() const { return lengths_; }
   // Writes the rows named, padding included, in an order of its own; returns, for each row written, its place
   // in `rows`.
-  virtual std::vector<std::int32_t> write(std::span<const std::int32_t> rows, const RowMemory& memory) const = 0;
+  virtual std::vector<std::int32_t> write(std::span<const std::int32_t> rows,
+                                          const RowMemory& memory) const = 0;
 
  protected:
   std::vector<std::int32_t> lengths_;

@@ -53,7 +53,8 @@ std::shared_ptr<Ticket> Scorer::submit(std::unique_ptr<RowSource> rows, const Re
   auto ticket = std::make_shared<Ticket>(std::move(rows), executor_->shape().output_width, options);
   std::vector<std::int32_t> descending;
   descending.reserve(lengths.size());
-  for (const std::int32_t row : ticket->longest_first()) descending.push_back(lengths[static_cast<std::size_t>(row)]);
+  for (const std::int32_t row : ticket->longest_first())
+    descending.push_back(lengths[static_cast<std::size_t>(row)]);
   bool late = false;
   {
     std::lock_guard lock(mutex_);
@@ -62,7 +63,8 @@ std::shared_ptr<Ticket> Scorer::submit(std::unique_ptr<RowSource> rows, const Re
     Admission admission;
     if (count > 0) {
       const auto add = [&] {
-        return planner_.add(next_id_, descending, seconds(ticket->arrived), deadline_of(options), options.priority);
+        return planner_.add(next_id_, descending, seconds(ticket->arrived), deadline_of(options),
+                            options.priority);
       };
       admission = add();
       if (!admission.accepted() && !forget_ended().empty()) admission = add();
@@ -111,7 +113,7 @@ ScorerStats Scorer::stats() const {
 }
 
 // Takes requests out of the queue that were cancelled, or failed with another batch; returns them.
-std::vector<Scorer::TicketPtr> Scorer::forget_ended() {
+std::vector<TicketPtr> Scorer::forget_ended() {
   std::vector<TicketPtr> ended;
   std::erase_if(queued_, [&](const auto& entry) {
     if (!entry.second->done()) return false;
@@ -137,7 +139,7 @@ Decision Scorer::decide(std::vector<TicketPtr>& late) {
   return planner_.next_batch(now, closing_ || stats_.batches_in_flight == 0);
 }
 
-std::vector<Scorer::Row> Scorer::take(const PlannedBatch& planned) {
+std::vector<Row> Scorer::take(const PlannedBatch& planned) {
   const Clock::time_point now = Clock::now();
   std::vector<Row> wave;
   wave.reserve(static_cast<std::size_t>(planned.rows));
@@ -209,14 +211,14 @@ void Scorer::submit_wave(std::vector<Row>& wave) {
       cut_into_batches(lengths, executor_->shape().buckets, executor_->costs(), executor_->exact_shape());
   for (const BucketBatch& cut : batches) {
     const int slot = acquire_slot();
-    Batch batch = make_batch(wave, cut);
+    Batch batch = make_batch(wave, cut, executor_->exact_shape());
     batch.slot = slot;
     if (batch.groups.empty()) {  // all cancelled meanwhile
       release_slot(slot);
       continue;
     }
     try {
-      const std::vector<DeviceCopy> copies = pack(batch);
+      const std::vector<DeviceCopy> copies = pack(batch, *executor_);
       executor_->submit(slot, batch.bucket, batch.shape, copies);
     } catch (const std::exception& error) {
       release_slot(slot);
@@ -230,47 +232,6 @@ void Scorer::submit_wave(std::vector<Row>& wave) {
     }
     flight_changed_.notify_all();
   }
-}
-
-Scorer::Batch Scorer::make_batch(const std::vector<Row>& wave, const BucketBatch& cut) const {
-  Batch batch;
-  batch.bucket = cut.bucket;
-  batch.shape = cut.shape;
-  std::int32_t longest = 0;
-  for (std::size_t i = cut.begin; i < cut.end; ++i) {
-    const Row& row = wave[i];
-    if (row.ticket->done()) continue;
-    auto group = std::find_if(batch.groups.begin(), batch.groups.end(),
-                              [&](const Group& it) { return it.ticket == row.ticket; });
-    if (group == batch.groups.end()) group = batch.groups.insert(group, Group{row.ticket, {}, {}, 0});
-    group->rows.push_back(row.row);
-    ++batch.rows;
-    batch.real_tokens += static_cast<std::uint64_t>(row.length);
-    longest = std::max(longest, row.length);
-  }
-  if (executor_->exact_shape()) batch.shape = {static_cast<std::int32_t>(batch.rows), longest};
-  return batch;
-}
-
-std::vector<DeviceCopy> Scorer::pack(Batch& batch) {
-  const SlotView view = executor_->view(batch.slot, batch.shape);
-  const RowMemory memory{batch.shape.tokens, view.ids, view.mask, view.types};
-  const std::size_t row_bytes = static_cast<std::size_t>(executor_->shape().output_width) * sizeof(float);
-  std::vector<DeviceCopy> copies;
-  std::size_t first = 0;
-  for (Group& group : batch.groups) {
-    group.first = first;
-    group.order = group.ticket->source().write(group.rows, memory.from(first));
-    if (const std::uint64_t target = group.ticket->options().device_output; target != 0) {
-      for (std::size_t i = 0; i < group.order.size(); ++i) {
-        const auto row = static_cast<std::size_t>(group.rows[static_cast<std::size_t>(group.order[i])]);
-        copies.push_back({static_cast<std::int32_t>(first + i), target + row * row_bytes});
-      }
-    }
-    first += group.rows.size();
-  }
-  write_filler_rows(static_cast<std::size_t>(batch.shape.rows) - first, memory.from(first));
-  return copies;
 }
 
 void Scorer::complete() {
@@ -295,7 +256,7 @@ void Scorer::complete() {
     } catch (const std::exception& caught) {
       error = caught.what();
     }
-    if (error.empty()) scatter(batch);
+    if (error.empty()) scatter(batch, *executor_);
     {
       std::lock_guard lock(mutex_);
       --stats_.batches_in_flight;
@@ -312,17 +273,6 @@ void Scorer::complete() {
       fail(batch, error);
     } else {
       for (const Group& group : batch.groups) group.ticket->settle(group.rows.size(), true);
-    }
-  }
-}
-
-void Scorer::scatter(const Batch& batch) {
-  const SlotView view = executor_->view(batch.slot, batch.shape);
-  const auto width = static_cast<std::size_t>(executor_->shape().output_width);
-  for (const Group& group : batch.groups) {
-    for (std::size_t i = 0; i < group.order.size(); ++i) {
-      group.ticket->store(group.rows[static_cast<std::size_t>(group.order[i])],
-                          view.output + (group.first + i) * width);
     }
   }
 }

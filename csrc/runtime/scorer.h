@@ -12,6 +12,7 @@
 
 #include "core/batch_planner.h"
 #include "core/histogram.h"
+#include "runtime/batch.h"
 #include "runtime/executor.h"
 #include "runtime/ticket.h"
 
@@ -19,8 +20,8 @@ namespace searchpipe::runtime {
 
 struct ScorerOptions {
   std::int64_t max_queued_rows = 16384;  // of requests that wait; more are refused
-  std::int64_t batch_tokens = 0;         // requests are merged up to so many padded tokens; 0: the largest bucket's
-  double max_delay_s = 0.0005;           // longest wait for company while another batch runs; none if none runs
+  std::int64_t batch_tokens = 0;  // requests are merged up to so many padded tokens; 0: the largest bucket's
+  double max_delay_s = 0.0005;    // longest wait for company while another batch runs; none if none runs
 };
 
 struct ScorerStats {
@@ -63,8 +64,8 @@ class Scorer {
 
   // Throws QueueFull, ScorerClosed, or std::invalid_argument for a row longer than every bucket.
   std::shared_ptr<Ticket> submit(std::unique_ptr<RowSource> rows, const RequestOptions& options);
-  // Refuses new requests, then finishes (`drain`) or ends (kClosed) those that wait; what the device has begun
-  // is always finished. Returns when both threads have ended.
+  // Refuses new requests, then finishes (`drain`) or ends (kClosed) those that wait; what the device has
+  // begun is always finished. Returns when both threads have ended.
   void close(bool drain);
   ScorerStats stats() const;
   // From a request's arrival to its first batch, in seconds.
@@ -72,28 +73,6 @@ class Scorer {
   const std::shared_ptr<Executor>& executor() const { return executor_; }
 
  private:
-  using TicketPtr = std::shared_ptr<Ticket>;
-  struct Row {
-    TicketPtr ticket;
-    std::int32_t row;
-    std::int32_t length;
-  };
-  // Rows of one request in a batch: row first + i of the batch is row rows[order[i]] of the request.
-  struct Group {
-    TicketPtr ticket;
-    std::vector<std::int32_t> rows;
-    std::vector<std::int32_t> order;
-    std::size_t first = 0;
-  };
-  struct Batch {
-    int slot = -1;
-    int bucket = 0;
-    Bucket shape;
-    std::vector<Group> groups;
-    std::uint64_t rows = 0;
-    std::uint64_t real_tokens = 0;
-  };
-
   void work();
   void complete();
   // With the mutex held.
@@ -105,9 +84,6 @@ class Scorer {
   void release_slot(int slot);
   void run_wave(std::vector<Row>& wave, const std::string& broken);
   void submit_wave(std::vector<Row>& wave);
-  Batch make_batch(const std::vector<Row>& wave, const BucketBatch& cut) const;
-  std::vector<DeviceCopy> pack(Batch& batch);
-  void scatter(const Batch& batch);
   void fail(const Batch& batch, const std::string& error);
 
   std::shared_ptr<Executor> executor_;

@@ -27,8 +27,9 @@ void EngineShape::validate() {
   if (buckets.empty()) throw std::invalid_argument("an engine needs at least one bucket (rows, tokens)");
   for (const Bucket& bucket : buckets) {
     if (bucket.rows < 1 || bucket.rows > kMaxRows || bucket.tokens < 1 || bucket.tokens > kMaxTokens) {
-      throw std::invalid_argument("bucket " + to_string(bucket) + " is outside 1.." + std::to_string(kMaxRows) +
-                                  " rows and 1.." + std::to_string(kMaxTokens) + " tokens");
+      throw std::invalid_argument("bucket " + to_string(bucket) + " is outside 1.." +
+                                  std::to_string(kMaxRows) + " rows and 1.." + std::to_string(kMaxTokens) +
+                                  " tokens");
     }
   }
   if (inputs != 2 && inputs != 3) {

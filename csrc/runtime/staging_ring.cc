@@ -19,7 +19,8 @@ std::vector<std::shared_ptr<GraphEngine>> checked(std::vector<std::shared_ptr<Gr
     const EngineShape& first = lanes.front()->shape();
     if (lane->device() != lanes.front()->device() || lane->shape().buckets != first.buckets ||
         lane->shape().inputs != first.inputs || lane->shape().output_width != first.output_width) {
-      throw std::invalid_argument("the engines of one staging ring must share device, buckets, inputs and width");
+      throw std::invalid_argument(
+          "the engines of one staging ring must share device, buckets, inputs and width");
     }
   }
   return lanes;
@@ -44,7 +45,10 @@ StagingRing::Slot::Slot(const std::shared_ptr<cuda::Device>& device, const Engin
       copied_out(device) {}
 
 StagingRing::StagingRing(std::vector<std::shared_ptr<GraphEngine>> lanes, int slots)
-    : lanes_(checked(std::move(lanes))), device_(lanes_.front()->device()), copy_in_(device_), copy_out_(device_) {
+    : lanes_(checked(std::move(lanes))),
+      device_(lanes_.front()->device()),
+      copy_in_(device_),
+      copy_out_(device_) {
   if (slots < 1 || slots > 64) {
     throw std::invalid_argument("slots is " + std::to_string(slots) + ", must be 1 to 64");
   }
@@ -108,8 +112,8 @@ void StagingRing::enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucke
   copy_out_.copy_to_host(slot.pinned_out.data(), slot.device_out.address(), output_bytes);
   const std::size_t row_bytes = static_cast<std::size_t>(engine.output_width) * sizeof(float);
   for (const DeviceCopy& copy : copies) {
-    copy_out_.copy_on_device(copy.address, slot.device_out.address() + row_bytes * static_cast<std::size_t>(copy.row),
-                             row_bytes);
+    copy_out_.copy_on_device(
+        copy.address, slot.device_out.address() + row_bytes * static_cast<std::size_t>(copy.row), row_bytes);
   }
   slot.copied_out.record(copy_out_);
 }

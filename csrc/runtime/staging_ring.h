@@ -50,7 +50,8 @@ class StagingRing final : public Executor {
     cuda::Event copied_out;
   };
 
-  void enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape, std::span<const DeviceCopy> copies);
+  void enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
+               std::span<const DeviceCopy> copies);
 
   std::vector<std::shared_ptr<GraphEngine>> lanes_;
   std::shared_ptr<cuda::Device> device_;

@@ -63,7 +63,8 @@ std::string Ticket::error() const {
 
 void Ticket::store(std::int32_t row, const float* values) {
   const auto width = static_cast<std::size_t>(output_width_);
-  std::copy_n(values, width, scores_.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * width));
+  std::copy_n(values, width,
+              scores_.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * width));
 }
 
 void Ticket::settle(std::size_t count, bool scored) {

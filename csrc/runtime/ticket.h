@@ -23,7 +23,7 @@ enum class TicketStatus { kPending, kDone, kFailed, kCancelled, kClosed };
 struct RequestOptions {
   std::optional<Clock::time_point> deadline;  // rows not started by then are given up
   std::int32_t priority = 0;                  // higher goes first
-  std::uint64_t device_output = 0;            // device memory of rows x output_width float32 to copy rows to, or 0
+  std::uint64_t device_output = 0;  // device memory of rows x output_width float32 to copy rows to, or 0
 };
 
 // One request's place in the queue and, later, its scores. Any thread may

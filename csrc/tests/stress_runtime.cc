@@ -153,7 +153,8 @@ int main() {
     }
     const std::shared_ptr<cuda::Device> device = cuda::Device::open(0);
     stress(std::make_shared<StagingRing>(std::vector{device_engine(device, true)}, 3), close_early);
-    stress(std::make_shared<StagingRing>(std::vector{device_engine(device, true), device_engine(device, false)}, 4),
+    stress(std::make_shared<StagingRing>(
+               std::vector{device_engine(device, true), device_engine(device, false)}, 4),
            close_early);
   }
   if (mistakes > 0) return 1;

@@ -83,7 +83,8 @@ class _Described:
         shape = output.shape
         if output.type != "tensor(float)" or len(shape) not in (1, 2):
             raise ModelError(
-                f"{path}: output {output.name} is {output.type} {shape}; expected float [rows] or [rows, width].",
+                f"{path}: output {output.name} is {output.type} {shape}; "
+                "expected float [rows] or [rows, width].",
                 cure="Prepare encoders with pooling, and half-precision models with float32 outputs.",
             )
         self.width = 1 if len(shape) == 1 else shape[1]
@@ -93,7 +94,9 @@ class _Described:
 
 
 def _onnxruntime() -> Any:
-    cure = "Install it: pip install 'searchpipe[gpu]' (and uninstall onnxruntime, which owns the same module)."
+    cure = (
+        "Install it: pip install 'searchpipe[gpu]' (and uninstall onnxruntime, which owns the same module)."
+    )
     try:
         import onnxruntime
     except ImportError as error:
@@ -146,9 +149,7 @@ def _enqueue_on(
     return enqueue, (session, bindings, run_options)
 
 
-def _bind(
-    session: Any, ordinal: int, lane: _core.GraphEngine, bucket: Bucket, described: _Described
-) -> Any:
+def _bind(session: Any, ordinal: int, lane: _core.GraphEngine, bucket: Bucket, described: _Described) -> Any:
     binding = session.io_binding()
     inputs, output = lane.addresses(*bucket)
     for name, address in zip(described.inputs, inputs, strict=True):

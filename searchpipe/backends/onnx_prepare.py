@@ -6,6 +6,7 @@ Done once, offline, on any machine; needs no GPU.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -76,7 +77,9 @@ def _tools() -> tuple[Any, Any]:
     try:
         import onnx
         import onnxruntime
-        import sympy  # noqa: F401  (symbolic shapes: half precision goes wrong without them, silently)
+
+        # Without it the tools cannot infer shapes, and half precision goes wrong silently.
+        importlib.import_module("sympy")
     except ImportError as error:
         raise MissingDependencyError(
             f"Preparing a model for the GPU needs the package {error.name}.",

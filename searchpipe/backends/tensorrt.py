@@ -205,4 +205,6 @@ def _activation_bytes(engine: Any, profile: int) -> int:
     for name in ("get_device_memory_size_for_profile_v2", "get_device_memory_size_for_profile"):
         if hasattr(engine, name):
             return int(getattr(engine, name)(profile))
-    raise EngineError("This TensorRT does not tell the activation memory of a profile; version 10 or newer is needed.")
+    raise EngineError(
+        "This TensorRT does not tell the activation memory of a profile; version 10 or newer is needed."
+    )

@@ -103,7 +103,7 @@ class EngineChain:
 
     @property
     def serving(self) -> str:
-        """Name of the link that answers now; empty while the next one is being opened or after the last failed."""
+        """Name of the link that answers now; empty while the next is being opened and after the last failed."""
         serving = self._serving
         return self._links[serving.place].name if serving is not None else ""
 
@@ -135,7 +135,7 @@ class EngineChain:
         return self._result(serving, ticket)
 
     async def run_async(self, submit: Submit) -> Float32:
-        """As :meth:`run`, for an event loop: it is woken by the scorer; cancelling the task cancels the request."""
+        """As :meth:`run`, for an event loop, which the scorer wakes; a cancelled task cancels its request."""
         serving = self._current()
         loop = asyncio.get_running_loop()
         ended = loop.create_future()

@@ -1,4 +1,4 @@
-"""Query-document pairs to scores on an engine chain: the fast twin of ``backends.cross_encoder.PairScorer``."""
+"""Query-document pairs to scores on an engine chain: twin of ``backends.cross_encoder.PairScorer``."""
 
 from __future__ import annotations
 

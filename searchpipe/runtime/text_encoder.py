@@ -12,7 +12,7 @@ from searchpipe.models.tokenizer import TextTokenizer
 from searchpipe.runtime.engine_chain import EngineChain, Submit
 
 if TYPE_CHECKING:
-    from searchpipe import _core
+    pass
 
 
 class ChainTextEncoder:
@@ -56,7 +56,9 @@ class ChainTextEncoder:
             EngineError: the engine failed, none is ready, or it has no device memory to offer.
             OverloadedError, ClosedError: the queue is full, the engine closed.
         """
-        return self.chain.run(self._request(token_ids, deadline, priority, device_output)).reshape(-1, self.dim)
+        return self.chain.run(self._request(token_ids, deadline, priority, device_output)).reshape(
+            -1, self.dim
+        )
 
     async def encode_async(
         self, token_ids: Sequence[Int32], *, deadline: float | None = None, priority: int = 0
@@ -66,7 +68,7 @@ class ChainTextEncoder:
         return found.reshape(-1, self.dim)
 
     def encode_texts(self, texts: Sequence[str], *, prefix: str = "") -> Float32:
-        """Encode texts, each after ``prefix`` (the model's query or document prefix): float32 ``[n, dim]``."""
+        """Encode texts, each after ``prefix`` (the model's own for queries or documents): float32 ``[n, dim]``."""
         return self.encode(self.tokenizer.ids_many([prefix + text for text in texts] if prefix else texts))
 
     def close(self) -> None:

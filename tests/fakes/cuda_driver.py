@@ -36,7 +36,16 @@ def build(flags: tuple[str, ...] = ("-O1",)) -> Path | None:
     if not library.exists():
         building = library.with_suffix(f".{os.getpid()}.tmp")
         source = SOURCES / "tests" / "fake_cuda" / "fake_cuda.cc"
-        command = [compiler, "-std=c++20", *flags, "-fPIC", "-shared", "-pthread", f"-I{SOURCES}", str(source)]
+        command = [
+            compiler,
+            "-std=c++20",
+            *flags,
+            "-fPIC",
+            "-shared",
+            "-pthread",
+            f"-I{SOURCES}",
+            str(source),
+        ]
         subprocess.run([*command, "-o", str(building)], check=True)
         building.replace(library)
     return library

@@ -162,6 +162,6 @@ def build_plan(
     dtype: str = "INT32",
 ) -> bytes:
     """Serialise a plan of the row model with these (min, opt, max) shapes."""
-    return _MAGIC + json.dumps(
-        {"profiles": profiles, "width": width, "inputs": inputs, "dtype": dtype}
-    ).encode()
+    return (
+        _MAGIC + json.dumps({"profiles": profiles, "width": width, "inputs": inputs, "dtype": dtype}).encode()
+    )

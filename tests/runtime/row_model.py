@@ -74,9 +74,7 @@ def kernel_engine(
     engine = _core.GraphEngine(device, buckets, output_width=output_width)
     ordered = engine.buckets
 
-    def enqueue(
-        index: int, bucket: tuple[int, int], inputs: list[int], output: int, stream: int
-    ) -> None:
+    def enqueue(index: int, bucket: tuple[int, int], inputs: list[int], output: int, stream: int) -> None:
         calls.append(bucket)
         assert ordered[index] == bucket
         rows, tokens = bucket

@@ -13,9 +13,7 @@ from searchpipe import _core
 from searchpipe.errors import ConfigError
 from searchpipe.runtime.buckets import choose_buckets
 
-BUCKETS = st.lists(
-    st.tuples(st.integers(1, 8), st.integers(4, 40)), min_size=1, max_size=6, unique=True
-)
+BUCKETS = st.lists(st.tuples(st.integers(1, 8), st.integers(4, 40)), min_size=1, max_size=6, unique=True)
 
 
 def least_cost(
@@ -60,9 +58,7 @@ def test_cuts_are_whole_fit_and_cost_the_least(
             )
         else:
             total += min(
-                fixed
-                for bucket, (fixed, _) in zip(buckets, costs, strict=True)
-                if bucket == (count, tokens)
+                fixed for bucket, (fixed, _) in zip(buckets, costs, strict=True) if bucket == (count, tokens)
             )
     assert total == pytest.approx(least_cost(lengths, buckets, costs, exact), abs=1e-9) or exact
     assert total <= least_cost(lengths, buckets, costs, exact) + 1e-9

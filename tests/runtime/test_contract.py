@@ -27,7 +27,11 @@ def submit(
 
 @pytest.mark.parametrize("count", [1, 3, 64, 65, 200])
 def test_scores_come_back_in_the_order_of_docs(
-    build_engine: Build, packer: _core.PairPacker, store: _core.TokenStore, rng: np.random.Generator, count: int
+    build_engine: Build,
+    packer: _core.PairPacker,
+    store: _core.TokenStore,
+    rng: np.random.Generator,
+    count: int,
 ) -> None:
     built = build_engine(BUCKETS)
     docs = rng.permutation(200)[:count]
@@ -185,7 +189,7 @@ def test_a_callback_that_raises_hurts_nobody(
 
 def test_a_full_queue_refuses(build_engine: Build, packer: _core.PairPacker, store: _core.TokenStore) -> None:
     built = build_engine(BUCKETS, max_queued_rows=10)
-    with pytest.raises(OverloadedError, match="limit is 10|limit of 10"):
+    with pytest.raises(OverloadedError, match="limit is 10"):
         submit(built, packer, store, np.arange(11))
     ticket = submit(built, packer, store, np.arange(10))
     assert ticket.wait(30)

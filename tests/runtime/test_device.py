@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from searchpipe.errors import EngineError
 from tests.fakes.cuda_driver import FakeDriver
 from tests.runtime.row_model import PTX, row_scores
 
+HEADER_FOLDERS = ("/usr/local/cuda/include", "/usr/include")
 REPORT = """
 from searchpipe import _core
 status = _core.cuda_available()
@@ -124,3 +126,17 @@ def test_the_fake_wants_a_current_context(fake: FakeDriver) -> None:
     get_info = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(function.value)
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     assert get_info(ctypes.addressof(free), ctypes.addressof(total)) == 201
+
+
+def test_declarations_agree_with_cuda_h(tmp_path: Path) -> None:
+    """Our own declarations have the shape of NVIDIA's header, where there is one."""
+    compiler = shutil.which("g++")
+    headers = [path for path in map(Path, HEADER_FOLDERS) if (path / "cuda.h").exists()]
+    if compiler is None or not headers:
+        pytest.skip("no compiler or no cuda.h")
+    source = Path(__file__).parents[2] / "csrc"
+    flags = ["-std=c++20", "-fsyntax-only", f"-I{source}", f"-I{headers[0]}"]
+    run = subprocess.run(
+        [compiler, *flags, str(source / "tests" / "check_driver_abi.cc")], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr

@@ -70,7 +70,9 @@ def test_the_first_that_opens_serves() -> None:
 
 def test_none_opens() -> None:
     with pytest.raises(EngineError, match=r"No engine could be opened. a: first reason b: second reason"):
-        EngineChain([broken_link("a", EngineError("first reason")), broken_link("b", OSError("second reason"))])
+        EngineChain(
+            [broken_link("a", EngineError("first reason")), broken_link("b", OSError("second reason"))]
+        )
     with pytest.raises(PipelineError, match="at least one"):
         EngineChain([])
 
@@ -86,15 +88,12 @@ def test_three_failures_in_a_row_retire_an_engine() -> None:
 
     closed: list[str] = []
     chain = EngineChain([host_link("first", flaky, closed), host_link("second")])
-    outcomes: list[str] = []
-    for _ in range(6):
-        try:
+    for works in (False, False, True, False, False, False):
+        if works:
             chain.run(submit)
-            outcomes.append("ok")
-        except EngineError as error:
-            assert "Engine first: RuntimeError: illegal address" in str(error)
-            outcomes.append("failed")
-    assert outcomes == ["failed", "failed", "ok", "failed", "failed", "failed"]
+        else:
+            with pytest.raises(EngineError, match="Engine first: RuntimeError: illegal address"):
+                chain.run(submit)
     assert chain.wait_until_serving(30)
     assert chain.serving == "second"
     np.testing.assert_array_equal(chain.run(submit), expected_texts(TEXTS, 1)[:, 0])
@@ -135,7 +134,7 @@ def test_while_the_next_one_opens_nobody_waits() -> None:
     chain = EngineChain([host_link("first", fail), Link("second", slow)], max_failures=1)
     with pytest.raises(EngineError, match="broken"):
         chain.run(submit)
-    with pytest.raises(EngineError, match="No engine is ready. first: RuntimeError: broken"):
+    with pytest.raises(EngineError, match=r"No engine is ready\. first: RuntimeError: broken"):
         chain.run(submit)
     assert chain.serving == ""
     gate.set()
@@ -152,7 +151,7 @@ def test_when_all_have_failed_it_says_so() -> None:
     with pytest.raises(EngineError):
         chain.run(submit)
     assert not chain.wait_until_serving(30)
-    with pytest.raises(EngineError, match="No engine is ready. only: RuntimeError: broken"):
+    with pytest.raises(EngineError, match=r"No engine is ready\. only: RuntimeError: broken"):
         chain.run(submit)
     chain.close()
 

@@ -125,8 +125,6 @@ def test_what_a_host_engine_raises_fails_the_request() -> None:
 
 def test_a_scorer_that_is_dropped_finishes_first() -> None:
     built = ENGINES["host"](None, [(4, 16)])
-    tickets = [
-        built.scorer.submit_texts([np.zeros(3, np.int32)] * 9, cls_id=1, sep_id=2) for _ in range(20)
-    ]
+    tickets = [built.scorer.submit_texts([np.zeros(3, np.int32)] * 9, cls_id=1, sep_id=2) for _ in range(20)]
     del built
     assert [ticket.status for ticket in tickets] == ["done"] * 20

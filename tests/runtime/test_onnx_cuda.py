@@ -71,11 +71,16 @@ def test_a_runtime_without_cuda_is_named(
 
 def test_the_stand_in_binds_as_the_real_one() -> None:
     real = onnxruntime.capi.onnxruntime_inference_collection
-    for name, fake in (("bind_input", onnxruntime_cuda._Binding.bind_input), ("bind_output", onnxruntime_cuda._Binding.bind_output)):
+    for name, fake in (
+        ("bind_input", onnxruntime_cuda._Binding.bind_input),
+        ("bind_output", onnxruntime_cuda._Binding.bind_output),
+    ):
         wanted = list(inspect.signature(getattr(real.IOBinding, name)).parameters)
         assert list(inspect.signature(fake).parameters) == wanted
     run = inspect.signature(real.Session.run_with_iobinding)
-    assert list(run.parameters) == list(inspect.signature(onnxruntime_cuda._CudaSession.run_with_iobinding).parameters)
+    assert list(run.parameters) == list(
+        inspect.signature(onnxruntime_cuda._CudaSession.run_with_iobinding).parameters
+    )
 
 
 @pytest.mark.skipif(

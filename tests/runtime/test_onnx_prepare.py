@@ -85,7 +85,9 @@ def test_an_old_export_is_refused(tmp_path: Path) -> None:
     names = ("input_ids", "attention_mask")
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "s"]) for name in names]
     output = helper.make_tensor_value_info("logits", TensorProto.INT64, ["b", "s"])
-    path = save_graph(tmp_path / "old.onnx", [helper.make_node("Add", names, ["logits"])], inputs, [output], [])
+    path = save_graph(
+        tmp_path / "old.onnx", [helper.make_node("Add", names, ["logits"])], inputs, [output], []
+    )
     model = onnx.load(str(path))
     model.opset_import[0].version = 11
     path.write_bytes(model.SerializeToString())

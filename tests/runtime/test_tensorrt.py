@@ -34,9 +34,7 @@ def trt(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return fake_tensorrt
 
 
-def write_plan(
-    folder: Path, device: _core.Device, content: bytes | None = None, **changes: Any
-) -> Path:
+def write_plan(folder: Path, device: _core.Device, content: bytes | None = None, **changes: Any) -> Path:
     plan = folder / "ranker.plan"
     plan.write_bytes(fake_tensorrt.build_plan(PROFILES) if content is None else content)
     facts: dict[str, Any] = {
@@ -152,13 +150,22 @@ def test_a_plan_without_manifest_is_refused(tmp_path: Path, device: _core.Device
     ("content", "error", "message"),
     [
         (b"rubbish", EngineError, "refused the plan: The engine plan file is not compatible"),
-        (fake_tensorrt.build_plan([PROFILES[0]]), ModelError, r"no profile for 8 x 32; it has \(1, 1\) to \(4, 16\)"),
+        (
+            fake_tensorrt.build_plan([PROFILES[0]]),
+            ModelError,
+            r"no profile for 8 x 32; it has \(1, 1\) to \(4, 16\)",
+        ),
         (fake_tensorrt.build_plan(PROFILES, dtype="INT64"), ModelError, "not int32"),
         (fake_tensorrt.build_plan(PROFILES, inputs=("pixels",)), ModelError, "takes pixels"),
     ],
 )
 def test_plans_that_do_not_fit(
-    tmp_path: Path, device: _core.Device, trt: ModuleType, content: bytes, error: type[Exception], message: str
+    tmp_path: Path,
+    device: _core.Device,
+    trt: ModuleType,
+    content: bytes,
+    error: type[Exception],
+    message: str,
 ) -> None:
     with pytest.raises(error, match=message):
         open_tensorrt(write_plan(tmp_path, device, content), device, BUCKETS)

@@ -236,8 +236,10 @@ class Stream {
       queue_.pop_front();
       lock.unlock();
       faults().wait_while_held();
-      if (int us = faults().delay_us.load(); us > 0) std::this_thread::sleep_for(std::chrono::microseconds(us));
-      // Events are reached even when the context is dead, as with a real driver: waiting returns, with an error.
+      if (int us = faults().delay_us.load(); us > 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(us));
+      // Events are reached even when the context is dead, as with a real driver: waiting returns, with an
+      // error.
       if (op.name == "event" || faults().work_may_run(op.name)) op.work();
       op = Op{};
       lock.lock();
