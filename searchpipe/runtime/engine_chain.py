@@ -103,7 +103,7 @@ class EngineChain:
 
     @property
     def serving(self) -> str:
-        """Name of the link that answers now; empty while the next is being opened and after the last failed."""
+        """Name of the link that answers now; empty while the next is opened and after the last failed."""
         serving = self._serving
         return self._links[serving.place].name if serving is not None else ""
 

@@ -68,7 +68,7 @@ class ChainTextEncoder:
         return found.reshape(-1, self.dim)
 
     def encode_texts(self, texts: Sequence[str], *, prefix: str = "") -> Float32:
-        """Encode texts, each after ``prefix`` (the model's own for queries or documents): float32 ``[n, dim]``."""
+        """Encode texts, each after ``prefix`` (the model has its own for queries): float32 ``[n, dim]``."""
         return self.encode(self.tokenizer.ids_many([prefix + text for text in texts] if prefix else texts))
 
     def close(self) -> None:

@@ -189,7 +189,7 @@ def test_a_callback_that_raises_hurts_nobody(
 
 def test_a_full_queue_refuses(build_engine: Build, packer: _core.PairPacker, store: _core.TokenStore) -> None:
     built = build_engine(BUCKETS, max_queued_rows=10)
-    with pytest.raises(OverloadedError, match="limit is 10"):
+    with pytest.raises(OverloadedError, match="limit of 10"):
         submit(built, packer, store, np.arange(11))
     ticket = submit(built, packer, store, np.arange(10))
     assert ticket.wait(30)
