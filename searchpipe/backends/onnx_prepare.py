@@ -22,6 +22,8 @@ _REWRITE_VERSION = 1
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _SMALLEST_NORM = 1e-12
 _CHUNK_BYTES = 1 << 20
+# Operators of dynamic int8 quantisation, which ONNX Runtime's CUDA provider leaves to the CPU.
+_CPU_ONLY = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
 # Reductions take their axes as an input from this operator set on.
 _OLDEST_OPSET = 13
 
@@ -146,6 +148,12 @@ def _check_inputs(path: Path, model: Any) -> None:
             f"{path} has the inputs {', '.join(found) or 'none'}; expected input_ids, attention_mask and, "
             "optionally, token_type_ids.",
             cure="Export the model with these names.",
+        )
+    dynamic = sorted({node.op_type for node in model.graph.node} & _CPU_ONLY)
+    if dynamic:
+        raise ModelError(
+            f"{path} is quantised for the CPU (it has {', '.join(dynamic)}), which no GPU runtime takes.",
+            cure="Name the fp32 export of the model.",
         )
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < _OLDEST_OPSET:

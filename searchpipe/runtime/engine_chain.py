@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from searchpipe.arrays import Float32
-from searchpipe.errors import ClosedError, EngineError, PipelineError, SearchpipeError
+from searchpipe.errors import ClosedError, EngineError, PipelineError
 
 if TYPE_CHECKING:
     from searchpipe import _core
@@ -224,8 +224,8 @@ class EngineChain:
             try:
                 opened = self._links[index].open()
                 scorer = _core.Scorer(opened.executor, **self._options)
-            except (SearchpipeError, RuntimeError, OSError, ValueError) as error:
-                self._fail(index, str(error))
+            except Exception as error:  # whatever a runtime raises, the next link may work
+                self._fail(index, str(error) or type(error).__name__)
                 continue
             self._states[index].state = "serving"
             self._states[index].description = opened.description

@@ -81,6 +81,19 @@ def test_what_is_no_text_model_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_models_quantised_for_the_cpu_are_refused(tmp_path: Path) -> None:
+    names = ("input_ids", "attention_mask")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "s"]) for name in names]
+    output = helper.make_tensor_value_info("logits", TensorProto.UINT8, ["b", "s"])
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("DynamicQuantizeLinear", ["floats"], ["logits", "scale", "zero"]),
+    ]
+    path = save_graph(tmp_path / "int8.onnx", nodes, inputs, [output], [])
+    with pytest.raises(ModelError, match=r"quantised for the CPU \(it has DynamicQuantizeLinear\).*fp32"):
+        prepare_onnx(path, tmp_path)
+
+
 def test_an_old_export_is_refused(tmp_path: Path) -> None:
     names = ("input_ids", "attention_mask")
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "s"]) for name in names]
