@@ -55,8 +55,7 @@ def check_same(method: str, case: Case, ours: Selection, theirs: Int32) -> None:
     """Refuse to time two programs that do different things."""
     if ours.order.tolist() != theirs.tolist():
         raise SystemExit(
-            f"{method} of {case.name} picks {ours.order.tolist()}, "
-            f"pyversity {theirs.tolist()}: not comparable"
+            f"{method} of {case.name} picks {ours.order.tolist()}, pyversity {theirs.tolist()}: not equal"
         )
 
 

@@ -58,7 +58,7 @@ def load_queries() -> list[str]:
 
 def snapshot_folder() -> Path:
     """Return a snapshot of the ESCI-US products with the default settings, built now if there is none."""
-    from searchpipe import __version__
+    import searchpipe
     from searchpipe.catalog.build import build_snapshot
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.config import Config
@@ -66,9 +66,12 @@ def snapshot_folder() -> Path:
 
     source = data_folder() / "products.jsonl.gz"
     config = Config()
-    # Other products or other settings make another snapshot.
+    # Other products, settings, models or building code make another snapshot.
     key = hashlib.sha256(source.read_bytes())
-    key.update(msgspec.json.encode([__version__, config.index, config.models]))
+    key.update(msgspec.json.encode([config.index, config.models]))
+    package = Path(searchpipe.__file__).parent
+    for path in sorted([*(package / "catalog").rglob("*.py"), package / "models" / "builtin.py"]):
+        key.update(path.read_bytes())
     out = CACHE / f"esci-{key.hexdigest()[:12]}"
     try:
         Snapshot.open(out).close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class LexicalWriter:
             self._index = tantivy.Index(lexical_schema(len(self._fields)), path=str(folder), reuse=False)
             register_terms(self._index)
             self._writer: Any = self._index.writer(settings.lexical_memory_mb * _MIB, 1)
+        owner.callback(self._stop)
 
     def append(self, products: Iterable[Product], analyze: Any) -> None:
         """Append ``products``; ``analyze`` turns a text into its list of terms."""
@@ -68,7 +69,7 @@ class LexicalWriter:
         """Finish the index and write the ordinals of its documents."""
         with _translated("be finished"):
             self._writer.commit()
-            self._writer.wait_merging_threads()
+            self._stop()
             self._index.reload()
             ordinals = self._ordinals(self._index.searcher())
         if not np.array_equal(np.sort(ordinals), np.arange(self._count)):
@@ -81,6 +82,13 @@ class LexicalWriter:
         writer.close()
         for path in self._folder.iterdir():
             path.chmod(0o644)  # tantivy makes some files that only their owner can read
+
+    def _stop(self) -> None:
+        """Wait for tantivy's threads, which would write on into a folder that is being removed."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(ValueError):  # they have failed already, and that was reported
+                writer.wait_merging_threads()
 
     def _ordinals(self, searcher: Any) -> Any:
         meta = msgspec.json.decode((self._folder / "meta.json").read_bytes())

@@ -39,7 +39,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snapshot]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snapshot]:
-    with snapshot_of(tmp_path_factory.mktemp("small")) as opened:
+    fields = {"title": 1.0, "brand": 0.5, "category": 0.3, "color": 0.3, "all": 1.0}
+    with snapshot_of(tmp_path_factory.mktemp("small"), lexical_fields=fields) as opened:
         yield opened
 
 

@@ -94,7 +94,7 @@ def test_tables_name_variants_differences_and_notes() -> None:
     console = Console(file=io.StringIO(), width=200)
     print_evaluation(evaluation, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    for expected in ("base (baseline)", "+0.500**", "distance@10", "4 labels are of products"):
+    for expected in ("(baseline)", "+0.500**", "distance@10", "4 labels are of products"):
         assert expected in text
     assert "have no label" not in text
     rows = markdown_table(evaluation).splitlines()
