@@ -215,12 +215,13 @@ prepare(), and for buckets that were not captured on a thread of the scorer. If 
 ends that circle.)")
       .def("close", &GraphEngine::close, py::call_guard<py::gil_scoped_release>(),
            "Drop the graphs and the enqueue function, after the scorer that used the engine was closed.")
-      .def("prepare", &GraphEngine::prepare, py::kw_only(), py::arg("capture") = true,
-           py::call_guard<py::gil_scoped_release>(),
-           R"(For each bucket, largest first: enqueue once, capture, time a replay.
+      .def(
+          "prepare", &GraphEngine::prepare, py::kw_only(), py::arg("capture") = true,
+          py::arg("why_not") = "capture is switched off", py::call_guard<py::gil_scoped_release>(),
+          R"(For each bucket, largest first: enqueue until no memory is taken any more, capture, time a replay.
 
-A bucket that cannot be captured keeps calling enqueue; its report says why. Raises RuntimeError with what enqueue
-raised, CudaError.)")
+A bucket that cannot be captured keeps calling enqueue; its report says why (`why_not` where capture is false). Raises
+RuntimeError with what enqueue raised outside of a capture, CudaError.)")
       .def_property_readonly(
           "reports", [](const GraphEngine& it) { return it.reports(); },
           "A BucketReport for each of `buckets`.");

@@ -40,62 +40,63 @@ inline constexpr int kAttributeCapabilityMajor = 75;
 inline constexpr int kAttributeCapabilityMinor = 76;
 
 // Entry points are asked for as of this version of the interface: the names
-// below have the signatures of CUDA 12.0 (cuMemAlloc is cuMemAlloc_v2 there,
-// cuGraphInstantiate is cuGraphInstantiateWithFlags), and newer drivers keep
-// answering with them.
+// below have the signatures of CUDA 12.0 (cuMemAlloc is cuMemAlloc_v2 there),
+// and newer drivers keep answering with them. The driver knows nothing of the
+// macros of cuda.h: its "cuGraphInstantiate" is the one of CUDA 11 with five
+// arguments, and today's has to be asked for by its full name.
 inline constexpr int kApiVersion = 12000;
 
 // X(name, arguments): all return CUresult.
-#define SEARCHPIPE_CUDA_FUNCTIONS(X)                                                              \
-  X(cuInit, (unsigned flags))                                                                     \
-  X(cuDriverGetVersion, (int* version))                                                           \
-  X(cuGetErrorName, (Result error, const char** name))                                            \
-  X(cuGetErrorString, (Result error, const char** text))                                          \
-  X(cuDeviceGetCount, (int* count))                                                               \
-  X(cuDeviceGet, (int* device, int ordinal))                                                      \
-  X(cuDeviceGetName, (char* name, int length, int device))                                        \
-  X(cuDeviceGetUuid, (Uuid * uuid, int device))                                                   \
-  X(cuDeviceGetAttribute, (int* value, int attribute, int device))                                \
-  X(cuDeviceTotalMem, (size_t* bytes, int device))                                                \
-  X(cuDevicePrimaryCtxRetain, (ContextHandle * context, int device))                              \
-  X(cuDevicePrimaryCtxRelease, (int device))                                                      \
-  X(cuCtxGetCurrent, (ContextHandle * context))                                                   \
-  X(cuCtxPushCurrent, (ContextHandle context))                                                    \
-  X(cuCtxPopCurrent, (ContextHandle * context))                                                   \
-  X(cuMemGetInfo, (size_t* free, size_t* total))                                                  \
-  X(cuMemAlloc, (DevicePtr * address, size_t bytes))                                              \
-  X(cuMemFree, (DevicePtr address))                                                               \
-  X(cuMemHostAlloc, (void** address, size_t bytes, unsigned flags))                               \
-  X(cuMemFreeHost, (void* address))                                                               \
-  X(cuMemcpyHtoDAsync, (DevicePtr to, const void* from, size_t bytes, StreamHandle stream))       \
-  X(cuMemcpyDtoHAsync, (void* to, DevicePtr from, size_t bytes, StreamHandle stream))             \
-  X(cuMemcpyDtoDAsync, (DevicePtr to, DevicePtr from, size_t bytes, StreamHandle stream))         \
-  X(cuMemsetD8Async, (DevicePtr to, unsigned char value, size_t bytes, StreamHandle stream))      \
-  X(cuStreamCreateWithPriority, (StreamHandle * stream, unsigned flags, int priority))            \
-  X(cuStreamDestroy, (StreamHandle stream))                                                       \
-  X(cuStreamSynchronize, (StreamHandle stream))                                                   \
-  X(cuStreamWaitEvent, (StreamHandle stream, EventHandle event, unsigned flags))                  \
-  X(cuStreamBeginCapture, (StreamHandle stream, int mode))                                        \
-  X(cuStreamEndCapture, (StreamHandle stream, GraphHandle * graph))                               \
-  X(cuStreamIsCapturing, (StreamHandle stream, int* status))                                      \
-  X(cuEventCreate, (EventHandle * event, unsigned flags))                                         \
-  X(cuEventDestroy, (EventHandle event))                                                          \
-  X(cuEventRecord, (EventHandle event, StreamHandle stream))                                      \
-  X(cuEventQuery, (EventHandle event))                                                            \
-  X(cuEventSynchronize, (EventHandle event))                                                      \
-  X(cuEventElapsedTime, (float* milliseconds, EventHandle start, EventHandle end))                \
-  X(cuGraphInstantiate, (ExecHandle * exec, GraphHandle graph, unsigned long long flags))         \
-  X(cuGraphGetNodes, (GraphHandle graph, void** nodes, size_t* count))                            \
-  X(cuGraphDestroy, (GraphHandle graph))                                                          \
-  X(cuGraphExecDestroy, (ExecHandle exec))                                                        \
-  X(cuGraphUpload, (ExecHandle exec, StreamHandle stream))                                        \
-  X(cuGraphLaunch, (ExecHandle exec, StreamHandle stream))                                        \
-  X(cuLaunchHostFunc, (StreamHandle stream, HostFunction function, void* data))                   \
-  X(cuModuleLoadData, (ModuleHandle * module, const void* image))                                 \
-  X(cuModuleUnload, (ModuleHandle module))                                                        \
-  X(cuModuleGetFunction, (FunctionHandle * function, ModuleHandle module, const char* name))      \
-  X(cuLaunchKernel, (FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,  \
-                     unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes, \
+#define SEARCHPIPE_CUDA_FUNCTIONS(X)                                                               \
+  X(cuInit, (unsigned flags))                                                                      \
+  X(cuDriverGetVersion, (int* version))                                                            \
+  X(cuGetErrorName, (Result error, const char** name))                                             \
+  X(cuGetErrorString, (Result error, const char** text))                                           \
+  X(cuDeviceGetCount, (int* count))                                                                \
+  X(cuDeviceGet, (int* device, int ordinal))                                                       \
+  X(cuDeviceGetName, (char* name, int length, int device))                                         \
+  X(cuDeviceGetUuid, (Uuid * uuid, int device))                                                    \
+  X(cuDeviceGetAttribute, (int* value, int attribute, int device))                                 \
+  X(cuDeviceTotalMem, (size_t* bytes, int device))                                                 \
+  X(cuDevicePrimaryCtxRetain, (ContextHandle * context, int device))                               \
+  X(cuDevicePrimaryCtxRelease, (int device))                                                       \
+  X(cuCtxGetCurrent, (ContextHandle * context))                                                    \
+  X(cuCtxPushCurrent, (ContextHandle context))                                                     \
+  X(cuCtxPopCurrent, (ContextHandle * context))                                                    \
+  X(cuMemGetInfo, (size_t* free, size_t* total))                                                   \
+  X(cuMemAlloc, (DevicePtr * address, size_t bytes))                                               \
+  X(cuMemFree, (DevicePtr address))                                                                \
+  X(cuMemHostAlloc, (void** address, size_t bytes, unsigned flags))                                \
+  X(cuMemFreeHost, (void* address))                                                                \
+  X(cuMemcpyHtoDAsync, (DevicePtr to, const void* from, size_t bytes, StreamHandle stream))        \
+  X(cuMemcpyDtoHAsync, (void* to, DevicePtr from, size_t bytes, StreamHandle stream))              \
+  X(cuMemcpyDtoDAsync, (DevicePtr to, DevicePtr from, size_t bytes, StreamHandle stream))          \
+  X(cuMemsetD8Async, (DevicePtr to, unsigned char value, size_t bytes, StreamHandle stream))       \
+  X(cuStreamCreateWithPriority, (StreamHandle * stream, unsigned flags, int priority))             \
+  X(cuStreamDestroy, (StreamHandle stream))                                                        \
+  X(cuStreamSynchronize, (StreamHandle stream))                                                    \
+  X(cuStreamWaitEvent, (StreamHandle stream, EventHandle event, unsigned flags))                   \
+  X(cuStreamBeginCapture, (StreamHandle stream, int mode))                                         \
+  X(cuStreamEndCapture, (StreamHandle stream, GraphHandle * graph))                                \
+  X(cuStreamIsCapturing, (StreamHandle stream, int* status))                                       \
+  X(cuEventCreate, (EventHandle * event, unsigned flags))                                          \
+  X(cuEventDestroy, (EventHandle event))                                                           \
+  X(cuEventRecord, (EventHandle event, StreamHandle stream))                                       \
+  X(cuEventQuery, (EventHandle event))                                                             \
+  X(cuEventSynchronize, (EventHandle event))                                                       \
+  X(cuEventElapsedTime, (float* milliseconds, EventHandle start, EventHandle end))                 \
+  X(cuGraphInstantiateWithFlags, (ExecHandle * exec, GraphHandle graph, unsigned long long flags)) \
+  X(cuGraphGetNodes, (GraphHandle graph, void** nodes, size_t* count))                             \
+  X(cuGraphDestroy, (GraphHandle graph))                                                           \
+  X(cuGraphExecDestroy, (ExecHandle exec))                                                         \
+  X(cuGraphUpload, (ExecHandle exec, StreamHandle stream))                                         \
+  X(cuGraphLaunch, (ExecHandle exec, StreamHandle stream))                                         \
+  X(cuLaunchHostFunc, (StreamHandle stream, HostFunction function, void* data))                    \
+  X(cuModuleLoadData, (ModuleHandle * module, const void* image))                                  \
+  X(cuModuleUnload, (ModuleHandle module))                                                         \
+  X(cuModuleGetFunction, (FunctionHandle * function, ModuleHandle module, const char* name))       \
+  X(cuLaunchKernel, (FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,   \
+                     unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,  \
                      StreamHandle stream, void** arguments, void** extra))
 
 struct DriverApi {

@@ -56,7 +56,7 @@ GraphExec GraphExec::capture(Stream& stream, const std::function<void()>& enqueu
   exec.device_ = stream.device();
   check(driver().cuGraphGetNodes(graph, nullptr, &exec.nodes_), "cuGraphGetNodes");
   if (exec.nodes_ == 0) throw std::runtime_error("nothing was captured: no work was put on the stream");
-  check(driver().cuGraphInstantiate(&exec.handle_, graph, 0), "cuGraphInstantiate");
+  check(driver().cuGraphInstantiateWithFlags(&exec.handle_, graph, 0), "cuGraphInstantiateWithFlags");
   return exec;
 }
 

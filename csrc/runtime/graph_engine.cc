@@ -11,6 +11,10 @@
 namespace searchpipe::runtime {
 namespace {
 
+constexpr int kFewestPlainRuns = 2;
+constexpr int kMostPlainRuns = 6;
+constexpr int kRecoveryRuns = 3;
+
 EngineShape validated(EngineShape shape) {
   shape.validate();
   return shape;
@@ -58,23 +62,22 @@ GraphEngine::Addresses GraphEngine::addresses(const Bucket& bucket) const {
   return result;
 }
 
-void GraphEngine::prepare(bool capture) {
+void GraphEngine::prepare(bool capture, const std::string& why_not) {
   if (!enqueue_) throw std::logic_error("prepare() before set_enqueue()");
   cuda::CurrentContext current(*device_);
-  for (std::size_t i = shape_.buckets.size(); i-- > 0;) prepare_bucket(i, capture);
+  for (std::size_t i = shape_.buckets.size(); i-- > 0;) prepare_bucket(i, capture, why_not);
   prepared_ = true;
 }
 
-void GraphEngine::prepare_bucket(std::size_t index, bool capture) {
+void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::string& why_not) {
   const Bucket& bucket = shape_.buckets[index];
   const Addresses where = addresses(bucket);
   BucketReport report;
   report.bucket = bucket;
-  const auto free_before = static_cast<std::int64_t>(device_->free_bytes());
+  const std::size_t free_before = device_->free_bytes();
   const auto enqueue = [&] { enqueue_(static_cast<int>(index), bucket, where, stream_.handle()); };
-  enqueue();
-  stream_.synchronize();
   if (capture) {
+    run_until_memory_settles(enqueue);
     try {
       graphs_[index] = cuda::GraphExec::capture(stream_, enqueue);
       graphs_[index]->upload(stream_);
@@ -83,15 +86,44 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture) {
     } catch (const std::exception& error) {
       graphs_[index].reset();
       report.reason = error.what();
+      recover_from_failed_capture(enqueue);
     }
   } else {
-    report.reason = "capture is switched off";
+    report.reason = why_not;
   }
   report.milliseconds = time_launch(index);
-  report.device_bytes =
-      std::max<std::int64_t>(free_before - static_cast<std::int64_t>(device_->free_bytes()), 0);
+  report.device_bytes = std::max<std::int64_t>(
+      static_cast<std::int64_t>(free_before) - static_cast<std::int64_t>(device_->free_bytes()), 0);
   costs_[index].fixed = report.milliseconds;
   reports_[index] = std::move(report);
+}
+
+// Runtimes allocate as they go: in the first run of a shape, and some once more in the second, when they know
+// what the first one needed. Capture forbids that, so plain runs go on until one has taken no memory.
+void GraphEngine::run_until_memory_settles(const std::function<void()>& enqueue) {
+  std::size_t free = device_->free_bytes();
+  for (int run = 1; run <= kMostPlainRuns; ++run) {
+    enqueue();
+    stream_.synchronize();
+    const std::size_t left = device_->free_bytes();
+    if (run >= kFewestPlainRuns && left == free) break;
+    free = left;
+  }
+}
+
+// The CUDA runtime API keeps the error of a failed call until somebody asks for it; libraries ask after
+// launching a kernel, so that what went wrong in the capture fails the next good run. Throws what the last of
+// some runs throws.
+void GraphEngine::recover_from_failed_capture(const std::function<void()>& enqueue) {
+  for (int attempt = 1;; ++attempt) {
+    try {
+      enqueue();
+      stream_.synchronize();
+      return;
+    } catch (const std::exception&) {
+      if (attempt == kRecoveryRuns) throw;
+    }
+  }
 }
 
 float GraphEngine::time_launch(std::size_t index) {

@@ -53,11 +53,12 @@ class GraphEngine {
   // argument of the constructor. Before prepare().
   void set_enqueue(Enqueue enqueue) { enqueue_ = std::move(enqueue); }
 
-  // For every bucket, largest first: one plain enqueue (lazy initialisation
-  // must not happen during capture), capture, a timed replay. A bucket that
-  // cannot be captured keeps the plain enqueue, with the reason. Throws if
-  // the plain enqueue fails. `capture` false: plain enqueues only.
-  void prepare(bool capture);
+  // For every bucket, largest first: plain enqueues (lazy initialisation and
+  // allocation must not happen during capture), capture, a timed replay. A
+  // bucket that cannot be captured keeps the plain enqueue, with the reason.
+  // Throws if the plain enqueue fails, before a capture or after a failed one.
+  // `capture` false: plain enqueues only, because of `why_not`.
+  void prepare(bool capture, const std::string& why_not = "capture is switched off");
 
   // Waits for the stream and drops the graphs and the enqueue function with all that it holds; no batch may
   // be started afterwards.
@@ -77,7 +78,9 @@ class GraphEngine {
   bool prepared() const { return prepared_; }
 
  private:
-  void prepare_bucket(std::size_t index, bool capture);
+  void prepare_bucket(std::size_t index, bool capture, const std::string& why_not);
+  void run_until_memory_settles(const std::function<void()>& enqueue);
+  void recover_from_failed_capture(const std::function<void()>& enqueue);
   float time_launch(std::size_t index);
 
   std::shared_ptr<cuda::Device> device_;

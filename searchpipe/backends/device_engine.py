@@ -114,14 +114,29 @@ def open_lanes(
 
     made: list[_core.GraphEngine] = []
     held: list[object] = []
-    try:
-        for _ in range(lanes):
-            lane = _core.GraphEngine(device, list(buckets), inputs=inputs, output_width=output_width)
-            made.append(lane)
+
+    def prepare(why_not: str) -> None:
+        lane = _core.GraphEngine(device, list(buckets), inputs=inputs, output_width=output_width)
+        try:
             enqueue, keep = load(lane)
-            held.append(keep)
             lane.set_enqueue(enqueue)
-            lane.prepare(capture=capture)
+            lane.prepare(capture=not why_not, why_not=why_not)
+        except BaseException:
+            lane.close()
+            raise
+        made.append(lane)
+        held.append(keep)
+
+    why_not = "" if capture else "capture is switched off"
+    try:
+        while len(made) < lanes:
+            try:
+                prepare(why_not)
+            except (RuntimeError, _core.CudaError) as error:
+                if why_not:
+                    raise
+                # A runtime that a failed capture left in pieces is opened anew, and never captured again.
+                why_not = f"capture broke the runtime: {error}"
         ring = _core.StagingRing(made, slots=slots)
     except BaseException as error:
         for lane in made:

@@ -3,7 +3,9 @@
 What makes a session capturable (seen on an H200): inputs in int32 and attention
 fused (:mod:`searchpipe.backends.onnx_prepare`), so that nothing stays on the CPU;
 the session computing on our stream; inputs and outputs bound to our addresses; no
-synchronisation at the end of a run; and one plain run before the capture.
+synchronisation at the end of a run; and no allocation during the capture, hence no
+memory patterns (they replace a shape's many blocks by one big one at its second run)
+and plain runs until the arena has stopped growing.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 _PROVIDER = "CUDAExecutionProvider"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _LOG_ERRORS_ONLY = 3
+_MEMORY_PATTERNS = False
+# The arena grows by what a run needs, not by doubling: the plan of memory stays true.
+_ARENA_GROWTH = "kSameAsRequested"
 
 
 def open_onnx_cuda(
@@ -125,11 +130,11 @@ def _enqueue_on(
 ) -> tuple[Enqueue, object]:
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
+    options.enable_mem_pattern = _MEMORY_PATTERNS
     provider = {
         "device_id": str(ordinal),
         "user_compute_stream": str(lane.stream),
-        # The arena grows by what a run needs, not by doubling: the plan of memory stays true.
-        "arena_extend_strategy": "kSameAsRequested",
+        "arena_extend_strategy": _ARENA_GROWTH,
     }
     try:
         session = ort.InferenceSession(str(path), options, providers=[(_PROVIDER, provider)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -140,3 +141,24 @@ def test_declarations_agree_with_cuda_h(tmp_path: Path) -> None:
         [compiler, *flags, str(source / "tests" / "check_driver_abi.cc")], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_entry_points_are_asked_for_by_names_that_mean_what_is_declared() -> None:
+    """The driver goes by names and versions alone, not by the macros of cuda.h that pick a newer function."""
+    headers = [path for path in map(Path, HEADER_FOLDERS) if (path / "cudaTypedefs.h").exists()]
+    if not headers:
+        pytest.skip("no cudaTypedefs.h")
+    listed = (headers[0] / "cudaTypedefs.h").read_text()
+    declared = (Path(__file__).parents[2] / "csrc" / "cuda" / "driver_api.h").read_text()
+    version = int(re.search(r"kApiVersion = (\d+)", declared)[1])  # type: ignore[index]
+    entries = re.findall(r"^  X\((cu\w+), \((.*?)\)\)", declared.replace("\\\n", "\n"), re.S | re.M)
+    assert len(entries) > 40
+    for name, arguments in entries:
+        signatures = {
+            int(since): parameters.count(",") + 1
+            for since, parameters in re.findall(rf"PFN_{name}_v(\d+)\)\((.*?)\);", listed)
+        }
+        answered = [since for since in signatures if since <= version]
+        assert answered, name
+        outer = re.sub(r"\([^()]*\)", "", arguments)
+        assert signatures[max(answered)] == outer.count(",") + 1, name

@@ -83,10 +83,10 @@ def test_each_bucket_takes_the_nearest_profile(
 def test_where_capture_fails_the_context_is_called(
     tmp_path: Path, device: _core.Device, fake: FakeDriver, trt: ModuleType
 ) -> None:
-    fake.fail_call("cuGraphInstantiate", times=2)
+    fake.fail_call("cuGraphInstantiateWithFlags", times=2)
     opened = open_tensorrt(write_plan(tmp_path, device), device, BUCKETS)
     assert set(opened.not_captured) == set(BUCKETS)
-    assert "not captured: cuGraphInstantiate failed" in opened.describe()
+    assert "not captured: cuGraphInstantiateWithFlags failed" in opened.describe()
     scorer = _core.Scorer(opened.executor)
     texts = [np.full(5, 2000, np.int32)]
     ticket = scorer.submit_texts(texts, cls_id=101, sep_id=102)

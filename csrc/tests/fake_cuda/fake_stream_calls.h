@@ -122,8 +122,8 @@ int cuEventElapsedTime(float* milliseconds, void* start, void* end) {
   *milliseconds = std::chrono::duration<float, std::milli>(to->at - from->at).count();
   return kSuccess;
 }
-int cuGraphInstantiate(void** exec, void* graph, unsigned long long) {
-  ENTER("cuGraphInstantiate");
+int cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
+  ENTER("cuGraphInstantiateWithFlags");
   *exec = new Exec{*static_cast<std::shared_ptr<Graph>*>(graph)};
   return kSuccess;
 }
