@@ -18,7 +18,7 @@ from typing import Any, Literal
 from searchpipe.errors import MissingDependencyError, ModelError
 
 # Part of the cache's key: raise it when the rewrite changes.
-_REWRITE_VERSION = 2
+_REWRITE_VERSION = 1
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _SMALLEST_NORM = 1e-12
 _CHUNK_BYTES = 1 << 20
@@ -34,16 +34,12 @@ class PrepareOptions:
 
     ``fp16``: weights and activations in half precision, output in float32.
     ``fused``: attention, LayerNorm and GELU as ONNX Runtime's own operators; TensorRT
-    knows none of them and wants False. ``row_starts``: tell the fused attention where each
-    row starts, besides how long it is. Its memory-efficient kernels ask for that; with
-    lengths alone it needs kernels that compute capability 9.0 and later do not have, and
-    goes by way of the whole attention matrix in memory. ``pooling`` and ``normalize``: what an encoder's
+    knows none of them and wants False. ``pooling`` and ``normalize``: what an encoder's
     hidden states [rows, tokens, d] become, [rows, d]; ``"none"`` leaves the output as it is.
     """
 
     fp16: bool = True
     fused: bool = True
-    row_starts: bool = True
     pooling: Literal["mean", "cls", "none"] = "none"
     normalize: bool = False
 
@@ -132,8 +128,6 @@ def _rewrite(onnx: Any, path: Path, options: PrepareOptions) -> Any:
         optimized.convert_float_to_float16(keep_io_types=True)
     model = optimized.model
     _take_int32(onnx, model)
-    if options.row_starts:
-        _add_row_starts(onnx, model)
     if options.pooling != "none":
         _append_pooling(onnx, model, options)
     return model
@@ -188,47 +182,6 @@ def _take_int32(onnx: Any, model: Any) -> None:
             casts.append(onnx.helper.make_node("Cast", [node.name], [wide], name=wide, to=tensor.INT64))
     # Nodes are kept in order of computation: the casts come first.
     nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _add_row_starts(onnx: Any, model: Any) -> None:
-    """Give fused attention the mask [lengths (rows), starts and end (rows + 1) of queries, the same of keys].
-
-    Rows lie one after the other, each as wide as the batch: ends are running sums of widths.
-    Computed from the mask's values alone: its shape is known on the host only, and what is
-    copied from there would be frozen into a captured graph.
-    """
-    helper, tensor = onnx.helper, onnx.TensorProto
-    graph = model.graph
-    attentions = [node for node in graph.node if node.op_type == "Attention"]
-    # Index 3 is the mask; an attention without one (all rows full) needs nothing.
-    masked = [node for node in attentions if len(node.input) > 3 and node.input[3]]
-    if not masked:
-        return
-    for name, shape, value in (("zero", [1], 0), ("one", [], 1), ("axis", [1], 1), ("first", [], 0)):
-        kind = tensor.INT64 if name in ("axis", "first") else tensor.INT32
-        graph.initializer.append(helper.make_tensor(f"rows_{name}", kind, shape, [value]))
-    steps = [
-        ("ReduceSum", ["attention_mask", "rows_axis"], "rows_lengths", {"keepdims": 0}),
-        ("Mul", ["attention_mask", "rows_zero"], "rows_blank", {}),
-        ("Add", ["rows_blank", "rows_one"], "rows_full", {}),
-        ("ReduceSum", ["rows_full", "rows_axis"], "rows_widths", {"keepdims": 0}),
-        ("CumSum", ["rows_widths", "rows_first"], "rows_ends", {}),
-        (
-            "Concat",
-            ["rows_lengths", "rows_zero", "rows_ends", "rows_zero", "rows_ends"],
-            "rows_mask",
-            {"axis": 0},
-        ),
-    ]
-    nodes = [
-        helper.make_node(kind, inputs, [output], name=output, **attributes)
-        for kind, inputs, output, attributes in steps
-    ]
-    for node in masked:
-        node.input[3] = "rows_mask"
-    nodes.extend(graph.node)
     del graph.node[:]
     graph.node.extend(nodes)
 
