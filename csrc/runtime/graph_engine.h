@@ -79,6 +79,7 @@ class GraphEngine {
 
  private:
   void prepare_bucket(std::size_t index, bool capture, const std::string& why_not);
+  void write_full_rows(const Bucket& bucket);
   void run_until_memory_settles(const std::function<void()>& enqueue);
   void recover_from_failed_capture(const std::function<void()>& enqueue);
   float time_launch(std::size_t index);
