@@ -135,6 +135,8 @@ def _enqueue_on(
         "device_id": str(ordinal),
         "user_compute_stream": str(lane.stream),
         "arena_extend_strategy": _ARENA_GROWTH,
+        # A model kept in float32 was kept so for its precision; TF32 has that of half precision.
+        "use_tf32": "0",
     }
     try:
         session = ort.InferenceSession(str(path), options, providers=[(_PROVIDER, provider)])

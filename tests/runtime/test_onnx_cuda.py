@@ -98,6 +98,6 @@ def test_the_real_runtime_is_captured(tmp_path: Path, device: _core.Device, cuda
     ticket = scorer.submit_texts(TEXTS, cls_id=61, sep_id=62)
     assert ticket.wait(60), ticket.error
     expected = [MODEL.pooled([61, *text, 62]) for text in TEXTS]
-    np.testing.assert_allclose(ticket.scores(), expected, atol=2e-2 if fp16 else 1e-5)
+    np.testing.assert_allclose(ticket.scores(), expected, atol=2e-2 if fp16 else 1e-4)
     scorer.close()
     opened.close()
