@@ -7,7 +7,9 @@ from setuptools import setup
 
 ParallelCompile("SEARCHPIPE_BUILD_JOBS", default=0).install()
 
-sources = sorted(str(p) for folder in ("core", "bindings") for p in Path("csrc", folder).glob("*.cc"))
+sources = sorted(
+    str(p) for folder in ("core", "cuda", "runtime", "bindings") for p in Path("csrc", folder).glob("*.cc")
+)
 headers = sorted(str(p) for p in Path("csrc").rglob("*.h"))
 
 setup(

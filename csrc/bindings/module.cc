@@ -9,4 +9,7 @@ PYBIND11_MODULE(_core, m) {
   register_diversity(m);
   register_fusion(m);
   register_histogram(m);
+  register_device(m);
+  register_engine(m);
+  register_scorer(m);
 }

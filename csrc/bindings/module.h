@@ -11,5 +11,8 @@ void register_batch_planner(pybind11::module_& m);
 void register_diversity(pybind11::module_& m);
 void register_fusion(pybind11::module_& m);
 void register_histogram(pybind11::module_& m);
+void register_device(pybind11::module_& m);
+void register_engine(pybind11::module_& m);  // after register_device
+void register_scorer(pybind11::module_& m);  // after register_engine
 
 }  // namespace searchpipe::bindings

@@ -1,0 +1,231 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "bindings/gil.h"
+#include "bindings/module.h"
+#include "runtime/graph_engine.h"
+#include "runtime/host_executor.h"
+#include "runtime/staging_ring.h"
+
+namespace py = pybind11;
+
+namespace searchpipe::bindings {
+namespace {
+
+using runtime::Bucket;
+using runtime::BucketCost;
+using runtime::BucketReport;
+using runtime::EngineShape;
+using runtime::Executor;
+using runtime::GraphEngine;
+using runtime::HostExecutor;
+using runtime::SlotView;
+using runtime::StagingRing;
+using Pairs = std::vector<std::pair<std::int32_t, std::int32_t>>;
+
+EngineShape make_shape(const Pairs& buckets, std::int32_t inputs, std::int32_t output_width) {
+  EngineShape shape;
+  for (const auto& [rows, tokens] : buckets) shape.buckets.push_back({rows, tokens});
+  shape.inputs = inputs;
+  shape.output_width = output_width;
+  return shape;
+}
+
+Pairs buckets_of(const EngineShape& shape) {
+  Pairs pairs;
+  for (const Bucket& bucket : shape.buckets) pairs.emplace_back(bucket.rows, bucket.tokens);
+  return pairs;
+}
+
+// A view of memory that the executor owns; `base` being set keeps NumPy from copying.
+template <class T>
+py::array_t<T> view(T* data, py::ssize_t rows, py::ssize_t columns) {
+  return py::array_t<T>({rows, columns}, data, py::none());
+}
+
+void set_enqueue(GraphEngine& engine, py::function function) {
+  GilFunction held(std::move(function));
+  engine.set_enqueue([held](int index, const Bucket& bucket, const GraphEngine::Addresses& addresses,
+                            cuda::StreamHandle stream) {
+    held.call([&] {
+      return py::make_tuple(index, py::make_tuple(bucket.rows, bucket.tokens), py::cast(addresses.inputs),
+                            addresses.output, reinterpret_cast<std::uintptr_t>(stream));
+    });
+  });
+}
+
+std::shared_ptr<HostExecutor> make_host_executor(py::function function, const Pairs& buckets,
+                                                 std::int32_t inputs, std::int32_t output_width, int slots,
+                                                 const std::vector<std::pair<double, double>>& costs) {
+  GilFunction held(std::move(function));
+  const auto compute = [held, output_width](const SlotView& slot, const Bucket& shape) {
+    held.call([&] {
+      py::object types = py::none();
+      if (slot.types != nullptr) types = view(slot.types, shape.rows, shape.tokens);
+      return py::make_tuple(view(slot.ids, shape.rows, shape.tokens),
+                            view(slot.mask, shape.rows, shape.tokens), types,
+                            view(slot.output, shape.rows, output_width));
+    });
+  };
+  std::vector<BucketCost> bucket_costs;
+  for (const auto& [fixed, per_token] : costs) bucket_costs.push_back({fixed, per_token});
+  return std::make_shared<HostExecutor>(make_shape(buckets, inputs, output_width), compute, slots,
+                                        std::move(bucket_costs));
+}
+
+void register_executors(py::module_& m) {
+  py::class_<Executor, std::shared_ptr<Executor>>(
+      m, "Executor",
+      "Runs batches in numbered slots for a Scorer; one executor serves one scorer. Immutable in Python.")
+      .def_property_readonly(
+          "buckets", [](const Executor& it) { return buckets_of(it.shape()); },
+          "Shapes (rows, tokens), smallest first.")
+      .def_property_readonly(
+          "inputs", [](const Executor& it) { return it.shape().inputs; },
+          "Arrays that a batch consists of: 2 or 3.")
+      .def_property_readonly(
+          "output_width", [](const Executor& it) { return it.shape().output_width; }, "Values a row.")
+      .def_property_readonly("slots", &Executor::slots)
+      .def_property_readonly(
+          "costs",
+          [](const Executor& it) {
+            std::vector<std::pair<double, double>> costs;
+            for (const BucketCost& cost : it.costs()) costs.emplace_back(cost.fixed, cost.per_token);
+            return costs;
+          },
+          "For each bucket (fixed, per token); milliseconds where measured.");
+
+  py::class_<HostExecutor, Executor, std::shared_ptr<HostExecutor>>(
+      m, "HostExecutor", "Batches computed on the host by a Python function; needs no GPU.")
+      .def(py::init(&make_host_executor), py::arg("compute"), py::arg("buckets"), py::kw_only(),
+           py::arg("inputs") = 3, py::arg("output_width") = 1, py::arg("slots") = 2,
+           py::arg("costs") = std::vector<std::pair<double, double>>{},
+           R"(compute(ids, mask, types, output) fills `output`.
+
+ids, mask, types: int32 [rows, tokens] (types None where inputs is 2); output: float32 [rows, output_width]; views
+that are valid during the call. It runs on a thread of the scorer with the GIL held, and gets the shape that a batch
+really has, at most (rows, tokens) of a bucket. What it raises fails the requests of that batch.
+costs: for each bucket, smallest first, (fixed, per token), to cut rows into batches by.
+Raises ValueError for buckets, inputs, output_width or slots outside their limits.)");
+
+  py::class_<StagingRing, Executor, std::shared_ptr<StagingRing>>(
+      m, "StagingRing",
+      R"(Slots of pinned and device memory around GPU engines.
+
+Packing, copy-in, compute and copy-out of different slots overlap. Several engines (lanes) compute side by side.)")
+      .def(py::init([](std::vector<std::shared_ptr<GraphEngine>> lanes, int slots) {
+             return std::make_shared<StagingRing>(std::move(lanes), slots);
+           }),
+           py::arg("lanes"), py::kw_only(), py::arg("slots") = 3, py::call_guard<py::gil_scoped_release>(),
+           "Raises ValueError for engines that are not prepared or differ in shape, CudaError when memory is "
+           "short.")
+      .def_property_readonly("device_bytes", &StagingRing::device_bytes,
+                             "Device memory of the slots, in bytes.")
+      .def_property_readonly("pinned_bytes", &StagingRing::pinned_bytes,
+                             "Page-locked host memory, in bytes.");
+}
+
+std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> cut(
+    const std::vector<std::int32_t>& lengths, const Pairs& buckets,
+    const std::vector<std::pair<double, double>>& costs, bool exact_shape) {
+  if (costs.size() != buckets.size()) {
+    throw std::invalid_argument("there are " + std::to_string(costs.size()) + " costs for " +
+                                std::to_string(buckets.size()) + " buckets");
+  }
+  if (!std::is_sorted(lengths.begin(), lengths.end(), std::greater<>())) {
+    throw std::invalid_argument("lengths are not sorted longest first");
+  }
+  EngineShape shape = make_shape(buckets, 2, 1);
+  const std::vector<Bucket> given = shape.buckets;
+  shape.validate();
+  std::vector<BucketCost> bucket_costs;
+  for (const auto& [fixed, per_token] : costs) bucket_costs.push_back({fixed, per_token});
+  std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> batches;
+  for (const runtime::BucketBatch& batch :
+       runtime::cut_into_batches(lengths, given, bucket_costs, exact_shape)) {
+    batches.emplace_back(batch.begin, batch.end, batch.shape.rows, batch.shape.tokens);
+  }
+  return batches;
+}
+
+}  // namespace
+
+void register_engine(py::module_& m) {
+  m.def("cut_into_batches", &cut, py::arg("lengths"), py::arg("buckets"), py::arg("costs"), py::kw_only(),
+        py::arg("exact_shape") = false,
+        R"(Cut rows into batches whose costs sum to the least: [(begin, end, rows, tokens)].
+
+lengths: tokens of each row, longest first; buckets: (rows, tokens) in any order; costs: for each (fixed, per token),
+in milliseconds. exact_shape: batches run with the shape they have, and cost fixed + per token x that.
+Raises ValueError for a row that fits no bucket. What a Scorer does; pure.)");
+
+  py::class_<BucketReport>(m, "BucketReport", "What preparing one bucket gave. Immutable.")
+      .def_property_readonly(
+          "bucket", [](const BucketReport& it) { return py::make_tuple(it.bucket.rows, it.bucket.tokens); },
+          "(rows, tokens).")
+      .def_readonly("captured", &BucketReport::captured, "Replayed from a CUDA graph.")
+      .def_readonly("reason", &BucketReport::reason, "Why not captured; empty if it was.")
+      .def_readonly("graph_nodes", &BucketReport::graph_nodes)
+      .def_readonly("milliseconds", &BucketReport::milliseconds,
+                    "One batch on an idle device, median of three.")
+      .def_readonly("device_bytes", &BucketReport::device_bytes, "Device memory that it took.");
+
+  py::class_<GraphEngine, std::shared_ptr<GraphEngine>>(m, "GraphEngine",
+                                                        R"(Device work of a model, replayed from CUDA graphs.
+
+The work is put on the engine's stream by a Python function, from and to addresses that stay the same for the
+engine's life; prepare() captures it into one graph for each bucket, which C++ launches from then on.
+Threads: one at a time; after it was given to a StagingRing, none.)")
+      .def(py::init([](std::shared_ptr<cuda::Device> device, const Pairs& buckets, std::int32_t inputs,
+                       std::int32_t output_width) {
+             return std::make_shared<GraphEngine>(std::move(device),
+                                                  make_shape(buckets, inputs, output_width));
+           }),
+           py::arg("device"), py::arg("buckets"), py::kw_only(), py::arg("inputs") = 3,
+           py::arg("output_width") = 1, py::call_guard<py::gil_scoped_release>(),
+           R"(Allocate inputs and output for the largest of `buckets` (rows, tokens).
+
+inputs: int32 [rows, tokens] arrays that the model takes, 2 or 3; output_width: float32 values a row.
+Raises ValueError for impossible values, CudaError when memory is short.)")
+      .def_property_readonly(
+          "buckets", [](const GraphEngine& it) { return buckets_of(it.shape()); },
+          "Shapes (rows, tokens), smallest first.")
+      .def_property_readonly(
+          "stream", [](GraphEngine& it) { return reinterpret_cast<std::uintptr_t>(it.stream().handle()); },
+          "Handle of the stream that everything is enqueued on.")
+      .def(
+          "addresses",
+          [](const GraphEngine& it, std::int32_t rows, std::int32_t tokens) {
+            const GraphEngine::Addresses where = it.addresses({rows, tokens});
+            return py::make_tuple(where.inputs, where.output);
+          },
+          py::arg("rows"), py::arg("tokens"), "Addresses of a bucket's arrays: ([ids, mask, types], output).")
+      .def("set_enqueue", &set_enqueue, py::arg("enqueue"),
+           R"(Set enqueue(index, (rows, tokens), inputs, output, stream), to be called before prepare().
+
+It puts one batch of bucket `index` on `stream` (a handle) and returns without waiting. It is called on the thread of
+prepare(), and for buckets that were not captured on a thread of the scorer. If it refers to the engine, only close()
+ends that circle.)")
+      .def("close", &GraphEngine::close, py::call_guard<py::gil_scoped_release>(),
+           "Drop the graphs and the enqueue function, after the scorer that used the engine was closed.")
+      .def(
+          "prepare", &GraphEngine::prepare, py::kw_only(), py::arg("capture") = true,
+          py::arg("why_not") = "capture is switched off", py::call_guard<py::gil_scoped_release>(),
+          R"(For each bucket, largest first: enqueue until no memory is taken any more, capture, time a replay.
+
+A bucket that cannot be captured keeps calling enqueue; its report says why (`why_not` where capture is false). Raises
+RuntimeError with what enqueue raised outside of a capture, CudaError.)")
+      .def_property_readonly(
+          "reports", [](const GraphEngine& it) { return it.reports(); },
+          "A BucketReport for each of `buckets`.");
+  register_executors(m);
+}
+
+}  // namespace searchpipe::bindings

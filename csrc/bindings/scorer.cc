@@ -1,0 +1,247 @@
+#include "runtime/scorer.h"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "bindings/arrays.h"
+#include "bindings/gil.h"
+#include "bindings/module.h"
+#include "runtime/pair_rows.h"
+#include "runtime/text_rows.h"
+
+namespace py = pybind11;
+
+namespace searchpipe::bindings {
+namespace {
+
+using runtime::Clock;
+using runtime::Executor;
+using runtime::RequestOptions;
+using runtime::Scorer;
+using runtime::ScorerStats;
+using runtime::Ticket;
+using runtime::TicketStatus;
+
+constexpr double kSignalCheckSeconds = 0.1;  // how late Ctrl-C may come through a wait
+
+void translate(std::exception_ptr pending) {
+  const auto raise = [](const char* name, const char* text) {
+    py::object type = py::module_::import("searchpipe.errors").attr(name);
+    PyErr_SetString(type.ptr(), text);
+  };
+  try {
+    if (pending) std::rethrow_exception(pending);
+  } catch (const runtime::QueueFull& error) {
+    raise("OverloadedError", error.what());
+  } catch (const runtime::ScorerClosed& error) {
+    raise("ClosedError", error.what());
+  }
+}
+
+// time.monotonic() and steady_clock are the same clock on Linux.
+RequestOptions make_options(std::optional<double> deadline, std::int32_t priority,
+                            std::uint64_t device_output) {
+  RequestOptions options;
+  options.priority = priority;
+  options.device_output = device_output;
+  if (deadline && !(*deadline >= 1e9)) {  // infinite and absurdly late ones stand for none
+    if (std::isnan(*deadline))
+      throw py::value_error("deadline is NaN; pass seconds of time.monotonic(), or None");
+    const std::chrono::duration<double> at(std::max(*deadline, 0.0));
+    options.deadline = Clock::time_point(std::chrono::duration_cast<Clock::duration>(at));
+  }
+  return options;
+}
+
+std::vector<std::int32_t> to_vector(py::handle object, const std::string& name) {
+  const InputVector<std::int32_t> input = input_vector<std::int32_t>(object, name);
+  return {input.span().begin(), input.span().end()};
+}
+
+std::shared_ptr<Ticket> submit_pairs(Scorer& scorer, const PairPacker& packer,
+                                     std::shared_ptr<TokenStore> store, const py::object& query,
+                                     const py::object& docs, std::optional<double> deadline,
+                                     std::int32_t priority, std::uint64_t device_output) {
+  std::vector<std::int32_t> query_ids = to_vector(query, "query");
+  std::vector<std::int32_t> ordinals = to_vector(docs, "docs");
+  const RequestOptions options = make_options(deadline, priority, device_output);
+  py::gil_scoped_release release;
+  return scorer.submit(std::make_unique<runtime::PairRows>(packer, std::move(store), std::move(query_ids),
+                                                           std::move(ordinals)),
+                       options);
+}
+
+std::shared_ptr<Ticket> submit_texts(Scorer& scorer, const py::sequence& texts, std::int32_t cls_id,
+                                     std::int32_t sep_id, std::int32_t pad_id, std::int32_t max_tokens,
+                                     std::optional<double> deadline, std::int32_t priority,
+                                     std::uint64_t device_output) {
+  std::vector<std::vector<std::int32_t>> ids;
+  ids.reserve(texts.size());
+  for (const py::handle text : texts)
+    ids.push_back(to_vector(text, "texts[" + std::to_string(ids.size()) + "]"));
+  const RequestOptions options = make_options(deadline, priority, device_output);
+  py::gil_scoped_release release;
+  return scorer.submit(
+      std::make_unique<runtime::TextRows>(std::move(ids), cls_id, sep_id, pad_id, max_tokens), options);
+}
+
+bool wait(const Ticket& ticket, std::optional<double> timeout) {
+  if (timeout && std::isnan(*timeout)) throw py::value_error("timeout is NaN; pass seconds, or None");
+  const auto start = Clock::now();
+  for (;;) {
+    double slice = kSignalCheckSeconds;
+    if (timeout) {
+      const double left = *timeout - std::chrono::duration<double>(Clock::now() - start).count();
+      slice = std::min(slice, std::max(left, 0.0));
+    }
+    {
+      py::gil_scoped_release release;
+      if (ticket.wait(slice)) return true;
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+    if (timeout && std::chrono::duration<double>(Clock::now() - start).count() >= *timeout) return false;
+  }
+}
+
+py::array_t<float> scores(const Ticket& ticket) {
+  if (ticket.status() != TicketStatus::kDone)
+    throw std::runtime_error("the ticket has no scores: its status is not done");
+  const auto rows = static_cast<py::ssize_t>(ticket.rows());
+  const auto width = static_cast<py::ssize_t>(ticket.output_width());
+  const auto shape = width == 1 ? std::vector<py::ssize_t>{rows} : std::vector<py::ssize_t>{rows, width};
+  py::array_t<float> result(shape);
+  std::copy(ticket.scores().begin(), ticket.scores().end(), result.mutable_data());
+  return result;
+}
+
+const char* status_name(const Ticket& ticket) {
+  switch (ticket.status()) {
+    case TicketStatus::kPending:
+      return "pending";
+    case TicketStatus::kDone:
+      return "done";
+    case TicketStatus::kFailed:
+      return "failed";
+    case TicketStatus::kCancelled:
+      return "cancelled";
+    case TicketStatus::kClosed:
+      return "closed";
+  }
+  return "unknown";
+}
+
+void on_done(Ticket& ticket, py::function callback) {
+  GilFunction held(std::move(callback));
+  py::gil_scoped_release release;
+  ticket.on_done([held] {
+    try {
+      held.call([] { return py::tuple(); });
+    } catch (const std::exception& error) {
+      py::gil_scoped_acquire acquire;
+      PyErr_SetString(PyExc_RuntimeError, error.what());
+      PyErr_WriteUnraisable(nullptr);
+    }
+  });
+}
+
+void register_ticket(py::module_& m) {
+  py::class_<Ticket, std::shared_ptr<Ticket>>(
+      m, "Ticket", R"(One request's place in a scorer's queue and, later, its scores.
+
+Threads: any thread may call everything.)")
+      .def("wait", &wait, py::arg("timeout") = py::none(),
+           "Wait up to `timeout` seconds (None: for ever) with the GIL released; False if still pending. "
+           "Signals come through.")
+      .def_property_readonly("status", &status_name,
+                             R"("pending", "done", "failed", "cancelled" or "closed".)")
+      .def("done", &Ticket::done, "True once the status is not pending.")
+      .def("cancel", &Ticket::cancel, py::call_guard<py::gil_scoped_release>(),
+           "End the request if it is pending, and say whether it was. What the device has begun runs on "
+           "unseen.")
+      .def("on_done", &on_done, py::arg("callback"),
+           R"(Call callback() once the request ends, at once if it has; from whichever thread ends it.
+
+Keep it short (loop.call_soon_threadsafe, Event.set): the scorer's thread waits for it. What it raises goes to
+sys.unraisablehook.)")
+      .def("scores", &scores, R"(A copy of the scores: float32 [n], or [n, output_width] where that is not 1.
+
+NaN where the deadline came before the row was begun. Raises RuntimeError unless the status is done.)")
+      .def_property_readonly("rows", &Ticket::rows, "Rows that were asked for.")
+      .def_property_readonly("scored", &Ticket::scored, "Rows that have been scored so far.")
+      .def_property_readonly("error", &Ticket::error,
+                             "Why the request failed, was cancelled or closed, or empty.");
+}
+
+}  // namespace
+
+void register_scorer(py::module_& m) {
+  py::register_local_exception_translator(&translate);
+  register_ticket(m);
+
+  py::class_<ScorerStats>(m, "ScorerStats", "Counts since a scorer was made. A copy.")
+      .def_readonly("requests", &ScorerStats::requests)
+      .def_readonly("batches", &ScorerStats::batches)
+      .def_readonly("rows", &ScorerStats::rows, "Rows that were scored.")
+      .def_readonly("real_tokens", &ScorerStats::real_tokens, "Tokens of those rows.")
+      .def_readonly("padded_tokens", &ScorerStats::padded_tokens,
+                    "Tokens of their batches, padding included.")
+      .def_readonly("late_rows", &ScorerStats::late_rows, "Rows given up at a deadline.")
+      .def_readonly("failed_batches", &ScorerStats::failed_batches)
+      .def_readonly("queued_rows", &ScorerStats::queued_rows, "Rows that wait now.")
+      .def_readonly("batches_in_flight", &ScorerStats::batches_in_flight, "Batches that run now.");
+
+  py::class_<Scorer, std::shared_ptr<Scorer>>(m, "Scorer", R"(Scores the rows of many callers on one executor.
+
+Requests that wait are merged, their rows cut into batches of similar length, packed straight into the executor's
+memory and handed back as their batches end, all outside of Python. Requests run by priority (higher first), deadline
+and arrival; see BatchPlanner. A batch that fails ends the requests it held rows of and nothing else.
+Threads: any thread may call everything.)")
+      .def(py::init([](std::shared_ptr<Executor> executor, std::int64_t max_queued_rows,
+                       std::int64_t batch_tokens, double max_delay_s) {
+             const runtime::ScorerOptions options{max_queued_rows, batch_tokens, max_delay_s};
+             return releasing(std::make_unique<Scorer>(std::move(executor), options));
+           }),
+           py::arg("executor"), py::kw_only(), py::arg("max_queued_rows") = 16384,
+           py::arg("batch_tokens") = 0, py::arg("max_delay_s") = 0.0005, R"(Start the scorer's two threads.
+
+max_queued_rows: rows that may wait; a request that would pass it is refused.
+batch_tokens: requests are merged up to so many padded tokens; 0 stands for rows x tokens of the largest bucket.
+max_delay_s: seconds that a request waits for company while another batch runs; none while none runs.
+Raises ValueError for limits outside their range.)")
+      .def("submit_pairs", &submit_pairs, py::arg("packer"), py::arg("store"), py::arg("query"),
+           py::arg("docs"), py::kw_only(), py::arg("deadline") = py::none(), py::arg("priority") = 0,
+           py::arg("device_output") = 0,
+           R"(Queue (query, document) pairs: a row [CLS] query [SEP] document [SEP] for each of `docs`.
+
+query: int32 (q,) token ids without special tokens; docs: int32 (n,) ordinals of `store`.
+deadline: seconds of time.monotonic(); rows not begun by then are given up. device_output: address of device memory,
+float32 [n, output_width], that the rows are also copied to before the ticket is done; 0 for none.
+Raises OverloadedError, ClosedError, IndexError for a document that does not exist, ValueError for a row longer than
+every bucket.)")
+      .def(
+          "submit_texts", &submit_texts, py::arg("texts"), py::kw_only(), py::arg("cls_id"),
+          py::arg("sep_id"), py::arg("pad_id") = 0, py::arg("max_tokens") = 512,
+          py::arg("deadline") = py::none(), py::arg("priority") = 0, py::arg("device_output") = 0,
+          R"(Queue rows [CLS] text [SEP], one for each of `texts`: int32 (n,) token ids without special tokens.
+
+Texts of more than max_tokens - 2 tokens are cut. The rest is as in submit_pairs.)")
+      .def(
+          "close", &Scorer::close, py::kw_only(), py::arg("drain") = true,
+          py::call_guard<py::gil_scoped_release>(),
+          R"(Refuse new requests, finish those that wait (or, with drain=False, end them as "closed"), stop the threads.
+
+A second call does nothing. Not from a callback of on_done.)")
+      .def_property_readonly("executor", &Scorer::executor, "What it runs on.")
+      .def("stats", &Scorer::stats, "A ScorerStats.")
+      .def(
+          "queue_seconds",
+          [](const Scorer& scorer, const std::vector<double>& points) {
+            return scorer.queue_time().quantiles(points);
+          },
+          py::arg("points"),
+          "Quantiles of the time from arrival to first batch, in seconds; NaN without requests.");
+}
+
+}  // namespace searchpipe::bindings

@@ -1,0 +1,125 @@
+#pragma once
+
+// The part of the CUDA driver API that searchpipe uses, declared here because
+// neither CUDA headers nor a link against CUDA may be needed to build or to
+// import the extension. Types have the width of those in cuda.h; the list
+// below is the single source for the table, the loader and the tests' fake.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace searchpipe::cuda {
+
+using Result = int;            // CUresult
+using DevicePtr = uint64_t;    // CUdeviceptr
+using ContextHandle = void*;   // CUcontext
+using StreamHandle = void*;    // CUstream
+using EventHandle = void*;     // CUevent
+using GraphHandle = void*;     // CUgraph
+using ExecHandle = void*;      // CUgraphExec
+using ModuleHandle = void*;    // CUmodule
+using FunctionHandle = void*;  // CUfunction
+using HostFunction = void (*)(void*);
+
+struct Uuid {
+  char bytes[16];
+};
+
+inline constexpr Result kSuccess = 0;
+inline constexpr Result kDeinitialized = 4;
+inline constexpr Result kNotReady = 600;
+
+inline constexpr unsigned kStreamNonBlocking = 1;
+inline constexpr unsigned kEventBlockingSync = 1;
+inline constexpr unsigned kEventDisableTiming = 2;
+inline constexpr unsigned kHostAllocPortable = 1;
+inline constexpr int kCaptureThreadLocal = 1;
+inline constexpr int kAttributeMultiprocessors = 16;
+inline constexpr int kAttributeCapabilityMajor = 75;
+inline constexpr int kAttributeCapabilityMinor = 76;
+
+// Entry points are asked for as of this version of the interface: the names
+// below have the signatures of CUDA 12.0 (cuMemAlloc is cuMemAlloc_v2 there),
+// and newer drivers keep answering with them. The driver knows nothing of the
+// macros of cuda.h: its "cuGraphInstantiate" is the one of CUDA 11 with five
+// arguments, and today's has to be asked for by its full name.
+inline constexpr int kApiVersion = 12000;
+
+// X(name, arguments): all return CUresult.
+#define SEARCHPIPE_CUDA_FUNCTIONS(X)                                                               \
+  X(cuInit, (unsigned flags))                                                                      \
+  X(cuDriverGetVersion, (int* version))                                                            \
+  X(cuGetErrorName, (Result error, const char** name))                                             \
+  X(cuGetErrorString, (Result error, const char** text))                                           \
+  X(cuDeviceGetCount, (int* count))                                                                \
+  X(cuDeviceGet, (int* device, int ordinal))                                                       \
+  X(cuDeviceGetName, (char* name, int length, int device))                                         \
+  X(cuDeviceGetUuid, (Uuid * uuid, int device))                                                    \
+  X(cuDeviceGetAttribute, (int* value, int attribute, int device))                                 \
+  X(cuDeviceTotalMem, (size_t* bytes, int device))                                                 \
+  X(cuDevicePrimaryCtxRetain, (ContextHandle * context, int device))                               \
+  X(cuDevicePrimaryCtxRelease, (int device))                                                       \
+  X(cuCtxGetCurrent, (ContextHandle * context))                                                    \
+  X(cuCtxPushCurrent, (ContextHandle context))                                                     \
+  X(cuCtxPopCurrent, (ContextHandle * context))                                                    \
+  X(cuMemGetInfo, (size_t* free, size_t* total))                                                   \
+  X(cuMemAlloc, (DevicePtr * address, size_t bytes))                                               \
+  X(cuMemFree, (DevicePtr address))                                                                \
+  X(cuMemHostAlloc, (void** address, size_t bytes, unsigned flags))                                \
+  X(cuMemFreeHost, (void* address))                                                                \
+  X(cuMemcpyHtoDAsync, (DevicePtr to, const void* from, size_t bytes, StreamHandle stream))        \
+  X(cuMemcpyDtoHAsync, (void* to, DevicePtr from, size_t bytes, StreamHandle stream))              \
+  X(cuMemcpyDtoDAsync, (DevicePtr to, DevicePtr from, size_t bytes, StreamHandle stream))          \
+  X(cuMemsetD8Async, (DevicePtr to, unsigned char value, size_t bytes, StreamHandle stream))       \
+  X(cuStreamCreateWithPriority, (StreamHandle * stream, unsigned flags, int priority))             \
+  X(cuStreamDestroy, (StreamHandle stream))                                                        \
+  X(cuStreamSynchronize, (StreamHandle stream))                                                    \
+  X(cuStreamWaitEvent, (StreamHandle stream, EventHandle event, unsigned flags))                   \
+  X(cuStreamBeginCapture, (StreamHandle stream, int mode))                                         \
+  X(cuStreamEndCapture, (StreamHandle stream, GraphHandle * graph))                                \
+  X(cuStreamIsCapturing, (StreamHandle stream, int* status))                                       \
+  X(cuEventCreate, (EventHandle * event, unsigned flags))                                          \
+  X(cuEventDestroy, (EventHandle event))                                                           \
+  X(cuEventRecord, (EventHandle event, StreamHandle stream))                                       \
+  X(cuEventQuery, (EventHandle event))                                                             \
+  X(cuEventSynchronize, (EventHandle event))                                                       \
+  X(cuEventElapsedTime, (float* milliseconds, EventHandle start, EventHandle end))                 \
+  X(cuGraphInstantiateWithFlags, (ExecHandle * exec, GraphHandle graph, unsigned long long flags)) \
+  X(cuGraphGetNodes, (GraphHandle graph, void** nodes, size_t* count))                             \
+  X(cuGraphDestroy, (GraphHandle graph))                                                           \
+  X(cuGraphExecDestroy, (ExecHandle exec))                                                         \
+  X(cuGraphUpload, (ExecHandle exec, StreamHandle stream))                                         \
+  X(cuGraphLaunch, (ExecHandle exec, StreamHandle stream))                                         \
+  X(cuLaunchHostFunc, (StreamHandle stream, HostFunction function, void* data))                    \
+  X(cuModuleLoadData, (ModuleHandle * module, const void* image))                                  \
+  X(cuModuleUnload, (ModuleHandle module))                                                         \
+  X(cuModuleGetFunction, (FunctionHandle * function, ModuleHandle module, const char* name))       \
+  X(cuLaunchKernel, (FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,   \
+                     unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,  \
+                     StreamHandle stream, void** arguments, void** extra))
+
+struct DriverApi {
+#define SEARCHPIPE_CUDA_MEMBER(name, arguments) Result(*name) arguments = nullptr;
+  SEARCHPIPE_CUDA_FUNCTIONS(SEARCHPIPE_CUDA_MEMBER)
+#undef SEARCHPIPE_CUDA_MEMBER
+};
+
+// Whether this process can use CUDA, found out once: the driver is loaded (the
+// library named by the environment variable SEARCHPIPE_LIBCUDA, else
+// libcuda.so.1), initialised and asked for its devices.
+struct Availability {
+  bool available = false;
+  std::string reason;      // why not, and what to do; empty if available
+  std::string library;     // what was loaded
+  int driver_version = 0;  // 1000 * major + 10 * minor of the newest CUDA that the driver serves
+  int device_count = 0;
+};
+
+// Any thread. Never throws.
+const Availability& availability();
+
+// Any thread. Throws std::runtime_error with availability().reason if there is no usable driver.
+const DriverApi& driver();
+
+}  // namespace searchpipe::cuda

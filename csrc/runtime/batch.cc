@@ -1,0 +1,59 @@
+#include "runtime/batch.h"
+
+#include <algorithm>
+
+namespace searchpipe::runtime {
+
+Batch make_batch(std::span<const Row> wave, const BucketBatch& cut, bool exact_shape) {
+  Batch batch;
+  batch.bucket = cut.bucket;
+  batch.shape = cut.shape;
+  std::int32_t longest = 0;
+  for (std::size_t i = cut.begin; i < cut.end; ++i) {
+    const Row& row = wave[i];
+    if (row.ticket->done()) continue;
+    auto group = std::find_if(batch.groups.begin(), batch.groups.end(),
+                              [&](const Group& it) { return it.ticket == row.ticket; });
+    if (group == batch.groups.end()) group = batch.groups.insert(group, Group{row.ticket, {}, {}, 0});
+    group->rows.push_back(row.row);
+    ++batch.rows;
+    batch.real_tokens += static_cast<std::uint64_t>(row.length);
+    longest = std::max(longest, row.length);
+  }
+  if (exact_shape) batch.shape = {static_cast<std::int32_t>(batch.rows), longest};
+  return batch;
+}
+
+std::vector<DeviceCopy> pack(Batch& batch, Executor& executor) {
+  const SlotView view = executor.view(batch.slot, batch.shape);
+  const RowMemory memory{batch.shape.tokens, view.ids, view.mask, view.types};
+  const std::size_t row_bytes = static_cast<std::size_t>(executor.shape().output_width) * sizeof(float);
+  std::vector<DeviceCopy> copies;
+  std::size_t first = 0;
+  for (Group& group : batch.groups) {
+    group.first = first;
+    group.order = group.ticket->source().write(group.rows, memory.from(first));
+    if (const std::uint64_t target = group.ticket->options().device_output; target != 0) {
+      for (std::size_t i = 0; i < group.order.size(); ++i) {
+        const auto row = static_cast<std::size_t>(group.rows[static_cast<std::size_t>(group.order[i])]);
+        copies.push_back({static_cast<std::int32_t>(first + i), target + row * row_bytes});
+      }
+    }
+    first += group.rows.size();
+  }
+  write_filler_rows(static_cast<std::size_t>(batch.shape.rows) - first, memory.from(first));
+  return copies;
+}
+
+void scatter(const Batch& batch, Executor& executor) {
+  const SlotView view = executor.view(batch.slot, batch.shape);
+  const auto width = static_cast<std::size_t>(executor.shape().output_width);
+  for (const Group& group : batch.groups) {
+    for (std::size_t i = 0; i < group.order.size(); ++i) {
+      group.ticket->store(group.rows[static_cast<std::size_t>(group.order[i])],
+                          view.output + (group.first + i) * width);
+    }
+  }
+}
+
+}  // namespace searchpipe::runtime

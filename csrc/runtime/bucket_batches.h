@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/batch_planner.h"
+#include "runtime/shape.h"
+
+namespace searchpipe::runtime {
+
+// How long one batch of a bucket takes, in milliseconds.
+struct BucketCost {
+  double fixed = 0.0;      // a launch, whatever it holds
+  double per_token = 0.0;  // of rows x tokens that the batch really has; for engines of free shape
+};
+
+// One batch: rows [begin, end) of the list that was planned, run as `shape`.
+struct BucketBatch {
+  std::size_t begin = 0;
+  std::size_t end = 0;
+  int bucket = 0;
+  Bucket shape;
+};
+
+// Cuts rows into batches so that the sum of their costs is least.
+//
+// `lengths` is sorted longest first, so a batch is a run of neighbours and its
+// first row decides which buckets fit; dynamic programming over the places to
+// cut is then exact: best(i) = min over buckets b wide enough for row i of
+// cost(b) + best(i + rows of b). O(rows x buckets).
+//
+// `exact_shape`: the engine runs any shape up to the bucket, so a batch costs
+// what it really holds and is not filled up. Throws std::invalid_argument for
+// a length that no bucket holds.
+std::vector<BucketBatch> cut_into_batches(std::span<const std::int32_t> lengths,
+                                          const std::vector<Bucket>& buckets,
+                                          const std::vector<BucketCost>& costs, bool exact_shape);
+
+// The straight line of seconds over padded tokens that fits the buckets best (least squares), as the batch
+// planner wants it; never below zero.
+BatchCost fit_cost(const std::vector<Bucket>& buckets, const std::vector<BucketCost>& costs);
+
+}  // namespace searchpipe::runtime

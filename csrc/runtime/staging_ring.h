@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "cuda/buffer.h"
+#include "cuda/stream.h"
+#include "runtime/executor.h"
+#include "runtime/graph_engine.h"
+
+namespace searchpipe::runtime {
+
+// N slots, each with pinned-in, device-in, device-out and pinned-out memory.
+// A batch goes through three streams that events chain:
+//
+//   copy-in    pinned-in -> device-in
+//   compute    device-in -> engine's input, engine, engine's output -> device-out   (one stream a lane)
+//   copy-out   device-out -> pinned-out
+//
+// so that while one slot computes, the next is copied in and the one after it
+// is packed. With several engines (lanes) batches also compute side by side.
+class StagingRing final : public Executor {
+ public:
+  // All lanes are prepared, on one device and of one shape. Throws std::invalid_argument, CudaError.
+  explicit StagingRing(std::vector<std::shared_ptr<GraphEngine>> lanes, int slots = 3);
+  ~StagingRing() override;
+
+  const EngineShape& shape() const override { return lanes_.front()->shape(); }
+  const std::vector<BucketCost>& costs() const override { return lanes_.front()->costs(); }
+  bool exact_shape() const override { return false; }
+  int slots() const override { return static_cast<int>(slots_.size()); }
+  SlotView view(int slot, const Bucket& shape) override;
+  void submit(int slot, int bucket, const Bucket& shape, std::span<const DeviceCopy> copies) override;
+  void wait(int slot) override;
+  void enter_thread() override;
+
+  // What the ring itself takes, engines aside.
+  std::size_t device_bytes() const;
+  std::size_t pinned_bytes() const;
+
+ private:
+  struct Slot {
+    explicit Slot(const std::shared_ptr<cuda::Device>& device, const EngineShape& shape);
+    cuda::PinnedBuffer pinned_in;
+    cuda::PinnedBuffer pinned_out;
+    cuda::DeviceBuffer device_in;
+    cuda::DeviceBuffer device_out;
+    cuda::Event copied_in;
+    cuda::Event computed;
+    cuda::Event copied_out;
+  };
+
+  void enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
+               std::span<const DeviceCopy> copies);
+
+  std::vector<std::shared_ptr<GraphEngine>> lanes_;
+  std::shared_ptr<cuda::Device> device_;
+  cuda::Stream copy_in_;
+  cuda::Stream copy_out_;
+  std::vector<std::unique_ptr<Slot>> slots_;
+  std::size_t next_lane_ = 0;
+};
+
+}  // namespace searchpipe::runtime

@@ -1,0 +1,96 @@
+#include "runtime/ticket.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+namespace searchpipe::runtime {
+
+Ticket::Ticket(std::unique_ptr<RowSource> rows, std::int32_t output_width, const RequestOptions& options)
+    : source_(std::move(rows)),
+      output_width_(output_width),
+      options_(options),
+      scores_(source_->lengths().size() * static_cast<std::size_t>(output_width),
+              std::numeric_limits<float>::quiet_NaN()),
+      remaining_(source_->lengths().size()) {
+  const std::vector<std::int32_t>& lengths = source_->lengths();
+  longest_first_.resize(lengths.size());
+  std::iota(longest_first_.begin(), longest_first_.end(), 0);
+  std::stable_sort(longest_first_.begin(), longest_first_.end(), [&](std::int32_t a, std::int32_t b) {
+    return lengths[static_cast<std::size_t>(a)] > lengths[static_cast<std::size_t>(b)];
+  });
+}
+
+TicketStatus Ticket::status() const {
+  std::lock_guard lock(mutex_);
+  return status_;
+}
+
+bool Ticket::wait(std::optional<double> seconds) const {
+  std::unique_lock lock(mutex_);
+  const auto ended = [this] { return status_ != TicketStatus::kPending; };
+  if (!seconds) {
+    ended_.wait(lock, ended);
+    return true;
+  }
+  // A year stands for any longer wait: time_point arithmetic must not overflow.
+  const std::chrono::duration<double> limit(std::clamp(*seconds, 0.0, 3.15e7));
+  return ended_.wait_for(lock, std::chrono::duration_cast<std::chrono::nanoseconds>(limit), ended);
+}
+
+bool Ticket::cancel() { return finish(TicketStatus::kCancelled, "cancelled by its caller"); }
+
+void Ticket::on_done(std::function<void()> callback) {
+  {
+    std::lock_guard lock(mutex_);
+    if (status_ == TicketStatus::kPending) {
+      callbacks_.push_back(std::move(callback));
+      return;
+    }
+  }
+  callback();
+}
+
+std::size_t Ticket::scored() const {
+  std::lock_guard lock(mutex_);
+  return scored_;
+}
+
+std::string Ticket::error() const {
+  std::lock_guard lock(mutex_);
+  return error_;
+}
+
+void Ticket::store(std::int32_t row, const float* values) {
+  const auto width = static_cast<std::size_t>(output_width_);
+  std::copy_n(values, width,
+              scores_.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(row) * width));
+}
+
+void Ticket::settle(std::size_t count, bool scored) {
+  {
+    std::lock_guard lock(mutex_);
+    remaining_ -= count;
+    if (scored) scored_ += count;
+    if (remaining_ > 0) return;
+  }
+  finish(TicketStatus::kDone, "");
+}
+
+void Ticket::end(TicketStatus status, std::string error) { finish(status, std::move(error)); }
+
+bool Ticket::finish(TicketStatus status, std::string error) {
+  std::vector<std::function<void()>> callbacks;
+  {
+    std::lock_guard lock(mutex_);
+    if (status_ != TicketStatus::kPending) return false;
+    status_ = status;
+    error_ = std::move(error);
+    callbacks.swap(callbacks_);
+  }
+  ended_.notify_all();
+  for (const std::function<void()>& callback : callbacks) callback();
+  return true;
+}
+
+}  // namespace searchpipe::runtime

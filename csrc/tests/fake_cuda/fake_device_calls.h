@@ -1,0 +1,150 @@
+#pragma once
+
+// Devices, contexts and memory. Part of fake_cuda.cc, which exports them.
+
+#include "tests/fake_cuda/fake_driver.h"
+
+namespace fake_cuda {
+namespace {
+
+int cuInit(unsigned) {
+  if (int code = faults().call("cuInit"); code != kSuccess) return code;
+  state().initialized = true;
+  return kSuccess;
+}
+int cuDriverGetVersion(int* version) {
+  *version = 13000;
+  return kSuccess;
+}
+int cuGetErrorName(int error, const char** name) {
+  static const std::map<int, const char*> names = {
+      {0, "CUDA_SUCCESS"},
+      {1, "CUDA_ERROR_INVALID_VALUE"},
+      {2, "CUDA_ERROR_OUT_OF_MEMORY"},
+      {3, "CUDA_ERROR_NOT_INITIALIZED"},
+      {201, "CUDA_ERROR_INVALID_CONTEXT"},
+      {700, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+      {719, "CUDA_ERROR_LAUNCH_FAILED"},
+      {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+      {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
+  };
+  auto it = names.find(error);
+  *name = it == names.end() ? nullptr : it->second;
+  return it == names.end() ? kInvalidValue : kSuccess;
+}
+int cuGetErrorString(int error, const char** text) {
+  static const std::map<int, const char*> texts = {
+      {2, "out of memory"},
+      {700, "an illegal memory access was encountered"},
+      {719, "unspecified launch failure"},
+      {900, "operation not permitted when stream is capturing"},
+      {901, "operation failed due to a previous error during capture"},
+  };
+  auto it = texts.find(error);
+  *text = it == texts.end() ? "no text in the fake" : it->second;
+  return kSuccess;
+}
+int cuDeviceGetCount(int* count) {
+  if (!state().initialized) return kNotInitialized;
+  const char* chosen = std::getenv("FAKE_CUDA_DEVICES");
+  *count = chosen == nullptr ? 1 : std::atoi(chosen);
+  return kSuccess;
+}
+int cuDeviceGet(int* device, int ordinal) {
+  *device = ordinal;
+  return kSuccess;
+}
+int cuDeviceGetName(char* name, int length, int) {
+  std::strncpy(name, "Fake GPU", static_cast<size_t>(length));
+  return kSuccess;
+}
+int cuDeviceGetUuid(Uuid* uuid, int device) {
+  for (int i = 0; i < 16; ++i) uuid->bytes[i] = static_cast<char>(i + device);
+  return kSuccess;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+  *value = attribute == 16 ? 4 : attribute == 75 ? 9 : 0;
+  return kSuccess;
+}
+int cuDeviceTotalMem(size_t* bytes, int) {
+  *bytes = state().capacity;
+  return kSuccess;
+}
+int cuDevicePrimaryCtxRetain(void** context, int) {
+  if (int code = enter("cuDevicePrimaryCtxRetain", false); code != kSuccess) return code;
+  *context = &context_token;
+  std::lock_guard lock(state().mutex);
+  ++state().retained;
+  return kSuccess;
+}
+int cuDevicePrimaryCtxRelease(int) {
+  std::lock_guard lock(state().mutex);
+  --state().retained;
+  return kSuccess;
+}
+int cuCtxGetCurrent(void** context) {
+  *context = context_stack.empty() ? nullptr : context_stack.back();
+  return kSuccess;
+}
+int cuCtxPushCurrent(void* context) {
+  context_stack.push_back(context);
+  return kSuccess;
+}
+int cuCtxPopCurrent(void** context) {
+  if (context_stack.empty()) return kInvalidContext;
+  *context = context_stack.back();
+  context_stack.pop_back();
+  return kSuccess;
+}
+int cuMemGetInfo(size_t* free, size_t* total) {
+  ENTER("cuMemGetInfo");
+  std::lock_guard lock(state().mutex);
+  *total = state().capacity;
+  *free = state().capacity - state().device_bytes;
+  return kSuccess;
+}
+int cuMemAlloc(DevicePtr* address, size_t bytes) {
+  ENTER("cuMemAlloc");
+  if (bytes == 0) return kInvalidValue;
+  if (int code = refuse_while_capturing(); code != kSuccess) return code;
+  std::lock_guard lock(state().mutex);
+  if (state().device_bytes + bytes > state().capacity) return kOutOfMemory;
+  void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  *address = reinterpret_cast<DevicePtr>(memory);
+  state().device_memory[*address] = bytes;
+  state().device_bytes += bytes;
+  return kSuccess;
+}
+int cuMemFree(DevicePtr address) {
+  faults().call("cuMemFree");
+  drain_all();  // a real driver waits too
+  std::lock_guard lock(state().mutex);
+  auto it = state().device_memory.find(address);
+  if (it == state().device_memory.end()) return kInvalidValue;
+  state().device_bytes -= it->second;
+  state().device_memory.erase(it);
+  std::free(reinterpret_cast<void*>(address));
+  return kSuccess;
+}
+int cuMemHostAlloc(void** address, size_t bytes, unsigned) {
+  ENTER("cuMemHostAlloc");
+  if (int code = refuse_while_capturing(); code != kSuccess) return code;
+  *address = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  std::lock_guard lock(state().mutex);
+  state().pinned[*address] = bytes;
+  state().pinned_bytes += bytes;
+  return kSuccess;
+}
+int cuMemFreeHost(void* address) {
+  drain_all();
+  std::lock_guard lock(state().mutex);
+  auto it = state().pinned.find(address);
+  if (it == state().pinned.end()) return kInvalidValue;
+  state().pinned_bytes -= it->second;
+  state().pinned.erase(it);
+  std::free(address);
+  return kSuccess;
+}
+
+}  // namespace
+}  // namespace fake_cuda

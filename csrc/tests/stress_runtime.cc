@@ -1,0 +1,163 @@
+// The scorer and the staging ring under many threads, for ThreadSanitizer and
+// AddressSanitizer: no Python, the fake CUDA driver underneath.
+//
+//   g++ -std=c++20 -g -O1 -fsanitize=thread -Icsrc csrc/tests/stress_runtime.cc csrc/{core,cuda,runtime}/*.cc
+//   SEARCHPIPE_LIBCUDA=fake_cuda.so ./a.out      (the fake built with the same sanitizer)
+//
+// Exits with 0 and "ok" if every score was right, 1 with the first mistake.
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cuda/device.h"
+#include "cuda/error.h"
+#include "runtime/graph_engine.h"
+#include "runtime/host_executor.h"
+#include "runtime/scorer.h"
+#include "runtime/staging_ring.h"
+#include "runtime/text_rows.h"
+#include "tests/fake_cuda/fake_kernels.h"
+
+namespace {
+
+using namespace searchpipe;
+using namespace searchpipe::runtime;
+
+constexpr int kThreads = 6;
+constexpr int kRequests = 60;
+constexpr std::int32_t kMaxTokens = 32;
+constexpr std::int32_t kWidth = 2;
+const std::vector<Bucket> kBuckets = {{2, 16}, {8, 16}, {8, 32}};
+
+std::atomic<int> mistakes{0};
+
+void mistake(const std::string& what) {
+  if (mistakes.fetch_add(1) == 0) std::fprintf(stderr, "%s\n", what.c_str());
+}
+
+EngineShape shape() { return {kBuckets, 3, kWidth}; }
+
+struct LaunchArguments {
+  std::uint64_t values[fake_cuda::kKernelArguments];
+};
+
+void compute(void* data) { fake_cuda::row_scores(static_cast<LaunchArguments*>(data)->values); }
+
+// The row model as a host function in the stream: works on the fake, whose device memory is host memory.
+std::shared_ptr<GraphEngine> device_engine(const std::shared_ptr<cuda::Device>& device, bool capture) {
+  auto engine = std::make_shared<GraphEngine>(device, shape());
+  auto arguments = std::make_shared<std::vector<LaunchArguments>>(kBuckets.size());
+  engine->set_enqueue([arguments](int index, const Bucket& bucket, const GraphEngine::Addresses& at,
+                                  cuda::StreamHandle stream) {
+    LaunchArguments& launch = (*arguments)[static_cast<std::size_t>(index)];
+    const LaunchArguments wanted = {{at.inputs[0], at.inputs[1], at.inputs[2], at.output,
+                                     static_cast<std::uint64_t>(bucket.rows),
+                                     static_cast<std::uint64_t>(bucket.tokens), kWidth}};
+    if (launch.values[0] == 0) launch = wanted;  // the same for every launch of a bucket: written once
+    cuda::check(cuda::driver().cuLaunchHostFunc(stream, compute, &launch), "cuLaunchHostFunc");
+  });
+  engine->prepare(capture);
+  return engine;
+}
+
+std::vector<float> expected(const std::vector<std::int32_t>& text) {
+  std::vector<std::int32_t> ids = {101};
+  ids.insert(ids.end(), text.begin(), text.end());
+  ids.push_back(102);
+  const std::vector<std::int32_t> mask(ids.size(), 1);
+  const std::vector<std::int32_t> types(ids.size(), 0);
+  std::vector<float> out(kWidth);
+  const std::uint64_t arguments[] = {reinterpret_cast<std::uint64_t>(ids.data()),
+                                     reinterpret_cast<std::uint64_t>(mask.data()),
+                                     reinterpret_cast<std::uint64_t>(types.data()),
+                                     reinterpret_cast<std::uint64_t>(out.data()),
+                                     1,
+                                     ids.size(),
+                                     kWidth};
+  fake_cuda::row_scores(arguments);
+  return out;
+}
+
+void check(const Ticket& ticket, const std::vector<std::vector<std::int32_t>>& texts) {
+  if (ticket.status() != TicketStatus::kDone) return;
+  for (std::size_t row = 0; row < texts.size(); ++row) {
+    const std::vector<float> wanted = expected(texts[row]);
+    for (std::size_t j = 0; j < kWidth; ++j) {
+      const float found = ticket.scores()[row * kWidth + j];
+      if (found == found && found != wanted[j]) mistake("wrong score");  // NaN: the deadline came first
+    }
+  }
+}
+
+void client(Scorer& scorer, unsigned seed) {
+  std::mt19937 random(seed);
+  for (int i = 0; i < kRequests; ++i) {
+    std::vector<std::vector<std::int32_t>> texts(random() % 12);
+    for (auto& text : texts) {
+      text.resize(random() % (kMaxTokens - 1));
+      for (auto& id : text) id = static_cast<std::int32_t>(random() % 30000);
+    }
+    RequestOptions options;
+    options.priority = static_cast<std::int32_t>(random() % 3);
+    if (random() % 8 == 0) options.deadline = Clock::now() + std::chrono::microseconds(random() % 500);
+    std::shared_ptr<Ticket> ticket;
+    try {
+      ticket = scorer.submit(std::make_unique<TextRows>(texts, 101, 102, 0, kMaxTokens), options);
+    } catch (const QueueFull&) {
+      continue;
+    } catch (const ScorerClosed&) {
+      return;
+    }
+    auto counter = std::make_shared<std::atomic<int>>(0);
+    ticket->on_done([counter] { ++*counter; });
+    if (random() % 8 == 0) ticket->cancel();
+    if (!ticket->wait(60.0)) mistake("a request was never ended");
+    check(*ticket, texts);
+  }
+}
+
+void stress(std::shared_ptr<Executor> executor, bool close_early) {
+  Scorer scorer(std::move(executor), {200, 0, 0.0002});
+  std::vector<std::thread> threads;
+  for (unsigned seed = 0; seed < kThreads; ++seed) threads.emplace_back([&, seed] { client(scorer, seed); });
+  if (close_early) scorer.close(false);
+  for (std::thread& thread : threads) thread.join();
+  scorer.close(true);
+  const ScorerStats stats = scorer.stats();
+  if (stats.queued_rows != 0 || stats.batches_in_flight != 0) mistake("something was left behind");
+}
+
+}  // namespace
+
+int main() {
+  const HostExecutor::Compute on_host = [](const SlotView& view, const Bucket& bucket) {
+    const std::uint64_t arguments[] = {reinterpret_cast<std::uint64_t>(view.ids),
+                                       reinterpret_cast<std::uint64_t>(view.mask),
+                                       reinterpret_cast<std::uint64_t>(view.types),
+                                       reinterpret_cast<std::uint64_t>(view.output),
+                                       static_cast<std::uint64_t>(bucket.rows),
+                                       static_cast<std::uint64_t>(bucket.tokens),
+                                       kWidth};
+    fake_cuda::row_scores(arguments);
+  };
+  for (const bool close_early : {false, true}) {
+    stress(std::make_shared<HostExecutor>(shape(), on_host, 2), close_early);
+    if (!cuda::availability().available) {
+      std::fprintf(stderr, "no driver: %s\n", cuda::availability().reason.c_str());
+      return 1;
+    }
+    const std::shared_ptr<cuda::Device> device = cuda::Device::open(0);
+    stress(std::make_shared<StagingRing>(std::vector{device_engine(device, true)}, 3), close_early);
+    stress(std::make_shared<StagingRing>(
+               std::vector{device_engine(device, true), device_engine(device, false)}, 4),
+           close_early);
+  }
+  if (mistakes > 0) return 1;
+  std::puts("ok");
+  return 0;
+}

@@ -1,0 +1,66 @@
+"""Device memory that cupy, torch and FAISS can read without a copy."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from searchpipe.arrays import Array
+from searchpipe.errors import EngineError
+
+if TYPE_CHECKING:
+    from searchpipe import _core
+
+
+class DeviceArray:
+    """A C-contiguous array in device memory, as ``__cuda_array_interface__`` (version 3) shows it.
+
+    ``cupy.asarray(array)`` and ``torch.as_tensor(array)`` share its memory, which lives as
+    long as either. Threads: as with any memory, one writer at a time.
+
+    Raises:
+        EngineError: the device has not the memory (``CudaError``).
+    """
+
+    def __init__(self, device: _core.Device, shape: tuple[int, ...], dtype: Any = np.float32) -> None:
+        from searchpipe import _core
+
+        self.shape = shape
+        self.dtype = np.dtype(dtype)
+        self._buffer = _core.DeviceBuffer(device, prod(shape) * self.dtype.itemsize)
+
+    @property
+    def address(self) -> int:
+        """Of the first element, in device memory."""
+        return self._buffer.address
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self._buffer.nbytes
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address, False),
+            "strides": None,
+            # Who waits for a ticket finds its rows complete: there is no stream to wait for.
+            "stream": None,
+            "version": 3,
+        }
+
+    def to_host(self) -> Array:
+        """Return a copy in host memory."""
+        out: Array = np.empty(self.shape, self.dtype)
+        self._buffer.read(out)
+        return out
+
+    def from_host(self, values: Array) -> None:
+        """Fill from an array of the same shape and dtype."""
+        if values.shape != self.shape or values.dtype != self.dtype:
+            raise EngineError(f"The array is {values.dtype} {values.shape}, not {self.dtype} {self.shape}.")
+        self._buffer.write(np.ascontiguousarray(values))

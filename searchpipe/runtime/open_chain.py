@@ -1,0 +1,95 @@
+"""The usual chain for one model: TensorRT, then ONNX Runtime on the GPU, then on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from searchpipe.backends.device_engine import DeviceEngine, open_device
+from searchpipe.backends.host_engine import host_executor
+from searchpipe.backends.onnx_cpu import OnnxCpuEngine
+from searchpipe.backends.onnx_cuda import open_onnx_cuda
+from searchpipe.backends.onnx_prepare import PrepareOptions, prepare_onnx
+from searchpipe.backends.tensorrt import open_tensorrt
+from searchpipe.models.cache import default_cache_dir
+from searchpipe.models.settings import LocalModel
+from searchpipe.runtime.buckets import Bucket, choose_buckets
+from searchpipe.runtime.engine_chain import EngineChain, Link, Opened
+
+
+@dataclass(frozen=True, slots=True)
+class ChainOptions:
+    """How the engines of a chain are opened.
+
+    ``device``: ordinal of the GPU. ``buckets``: shapes (rows, tokens) that GPU engines are
+    prepared for; empty for a grid up to ``max_rows`` rows and ``max_tokens`` tokens.
+    ``lanes``, ``slots``: see :func:`searchpipe.backends.device_engine.open_lanes`.
+    ``threads``: of the CPU engine, 0 for all cores. ``plan``: a TensorRT plan with its
+    manifest beside it, None to leave TensorRT out. ``gpu_model``: the ONNX export that is
+    prepared for the GPU, None for the model itself (which must not be quantised for the
+    CPU then). ``cache``: folder for prepared models, None for the user's cache folder.
+    """
+
+    device: int = 0
+    buckets: Sequence[Bucket] = ()
+    max_rows: int = 256
+    max_tokens: int = 128
+    lanes: int = 1
+    slots: int = 3
+    threads: int = 0
+    plan: Path | None = None
+    gpu_model: Path | None = None
+    cache: Path | None = None
+
+
+def open_chain(model: LocalModel, options: ChainOptions | None = None) -> EngineChain:
+    """Open the first engine that works here, and keep the others ready to follow.
+
+    Raises:
+        EngineError: none works; the message has every reason.
+    """
+    chosen = options or ChainOptions()
+    buckets = list(chosen.buckets) or choose_buckets(
+        max_rows=chosen.max_rows, max_tokens=min(chosen.max_tokens, model.max_tokens)
+    )
+    links = [
+        Link("onnx-cuda", lambda: _onnx_cuda(model, buckets, chosen)),
+        Link("onnx-cpu", lambda: _onnx_cpu(model, buckets, chosen)),
+    ]
+    if chosen.plan is not None:
+        plan = chosen.plan
+        links.insert(0, Link("tensorrt", lambda: _tensorrt(model, plan, buckets, chosen)))
+    return EngineChain(links)
+
+
+def _tensorrt(model: LocalModel, plan: Path, buckets: list[Bucket], options: ChainOptions) -> Opened:
+    device = open_device(options.device)
+    return _opened(
+        open_tensorrt(plan, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
+    )
+
+
+def _onnx_cuda(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -> Opened:
+    # The driver first: preparing a model takes seconds, and is of no use without one.
+    device = open_device(options.device)
+    encoder = model.kind == "encoder"
+    prepare = PrepareOptions(
+        pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
+    )
+    prepared = prepare_onnx(
+        options.gpu_model or model.model, options.cache or default_cache_dir() / "prepared", prepare
+    )
+    return _opened(
+        open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
+    )
+
+
+def _onnx_cpu(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -> Opened:
+    engine = OnnxCpuEngine(model.model, threads=options.threads, name=model.name)
+    executor = host_executor(engine, model, buckets)
+    return Opened(executor, engine.close, f"onnxruntime on the CPU, {engine.threads} thread(s)")
+
+
+def _opened(engine: DeviceEngine) -> Opened:
+    return Opened(engine.executor, engine.close, engine.describe())

@@ -1,0 +1,145 @@
+"""Query-document pairs to scores on an engine chain: twin of ``backends.cross_encoder.PairScorer``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from searchpipe.arrays import Float32, Int32
+from searchpipe.errors import ModelError
+from searchpipe.models.settings import LocalModel
+from searchpipe.models.tokenizer import TextTokenizer
+from searchpipe.runtime.engine_chain import EngineChain, Submit
+
+if TYPE_CHECKING:
+    from searchpipe import _core
+
+
+class ChainPairScorer:
+    """Scores documents of a token store against a query; safe from many threads.
+
+    Requests of all callers are merged into batches; a request is one call, however
+    many documents it has, and costs Python one submission and one result.
+
+    Args:
+        local_model: the cross-encoder that every link of ``chain`` runs.
+        chain: the engines; closed with this object.
+        tokenizer: for the special tokens.
+        max_query_tokens, max_doc_tokens: a pair keeps at most so many of each.
+
+    Raises:
+        ModelError: the model is no cross-encoder.
+    """
+
+    def __init__(
+        self,
+        local_model: LocalModel,
+        chain: EngineChain,
+        tokenizer: TextTokenizer,
+        *,
+        max_query_tokens: int = 32,
+        max_doc_tokens: int = 128,
+    ) -> None:
+        from searchpipe import _core
+
+        if local_model.kind != "cross-encoder":
+            raise ModelError(f"Model {local_model.name} is an {local_model.kind}, not a cross-encoder.")
+        self.model = local_model
+        self.chain = chain
+        self.tokenizer = tokenizer
+        self._packer = _core.PairPacker(
+            cls_id=tokenizer.cls_id,
+            sep_id=tokenizer.sep_id,
+            pad_id=tokenizer.pad_id,
+            max_query_tokens=max_query_tokens,
+            max_doc_tokens=max_doc_tokens,
+            max_tokens=min(local_model.max_tokens, max(width for _, width in _buckets(chain))),
+        )
+
+    def lengths(self, query_ids: Int32, store: _core.TokenStore, docs: Int32) -> Int32:
+        """Tokens of each pair's row, int32 ``(n,)``. Raises IndexError for a document outside the store."""
+        layout = self._packer.layout(query_ids, store, docs)
+        lengths = np.empty(layout.rows, np.int32)
+        lengths[layout.permutation] = layout.lengths
+        return lengths
+
+    def score(
+        self,
+        query_ids: Int32,
+        store: _core.TokenStore,
+        docs: Int32,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Float32:
+        """Score each of ``docs``: float32 ``(n,)`` logits, in the order of ``docs``.
+
+        Of a model with two classes it is the log-odds of the second, ``logit[1] - logit[0]``.
+
+        Args:
+            query_ids: int32 ``(q,)`` token ids without special tokens.
+            store: the documents' token ids.
+            docs: int32 ``(n,)`` ordinals.
+            deadline: seconds of ``time.monotonic()``; pairs not begun by then come back as NaN.
+            priority: higher goes first.
+
+        Raises:
+            IndexError: an ordinal outside the store.
+            ModelError: the store holds ids that the model does not know.
+            EngineError: the engine failed or none is ready.
+            OverloadedError, ClosedError: the queue is full, the engine closed.
+        """
+        return self._logits(self.chain.run(self._request(query_ids, store, docs, deadline, priority)))
+
+    async def score_async(
+        self,
+        query_ids: Int32,
+        store: _core.TokenStore,
+        docs: Int32,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+    ) -> Float32:
+        """As :meth:`score`, without blocking the event loop."""
+        request = self._request(query_ids, store, docs, deadline, priority)
+        return self._logits(await self.chain.run_async(request))
+
+    def tokens_of(self, query_ids: Int32, store: _core.TokenStore, docs: Int32) -> tuple[int, int]:
+        """Rows and width (tokens) of ``docs`` in one batch, for a cost model."""
+        layout = self._packer.layout(query_ids, store, docs)
+        return layout.rows, layout.width
+
+    def close(self) -> None:
+        """Close the engines."""
+        self.chain.close()
+
+    def _request(
+        self,
+        query_ids: Int32,
+        store: _core.TokenStore,
+        docs: Int32,
+        deadline: float | None,
+        priority: int,
+    ) -> Submit:
+        if store.max_token_id >= self.tokenizer.vocab_size:
+            raise ModelError(
+                f"The token store holds id {store.max_token_id}; model {self.model.name} knows "
+                f"{self.tokenizer.vocab_size} tokens.",
+                cure="Index the catalog again with this cross-encoder's tokenizer.",
+            )
+        return lambda scorer: scorer.submit_pairs(
+            self._packer, store, query_ids, docs, deadline=deadline, priority=priority
+        )
+
+    def _logits(self, scores: Float32) -> Float32:
+        if scores.ndim == 1:
+            return scores
+        if scores.shape[1] == 2:
+            odds: Float32 = scores[:, 1] - scores[:, 0]
+            return odds
+        raise ModelError(f"Model {self.model.name} gives {scores.shape[1]} values a pair, not 1 or 2.")
+
+
+def _buckets(chain: EngineChain) -> list[tuple[int, int]]:
+    return chain.scorer.executor.buckets

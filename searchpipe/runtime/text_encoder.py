@@ -1,0 +1,90 @@
+"""Texts to vectors on an engine chain: queries of many callers share a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from searchpipe.arrays import Float32, Int32
+from searchpipe.errors import ModelError
+from searchpipe.models.settings import LocalModel
+from searchpipe.models.tokenizer import TextTokenizer
+from searchpipe.runtime.engine_chain import EngineChain, Submit
+
+if TYPE_CHECKING:
+    pass
+
+
+class ChainTextEncoder:
+    """Token ids in, one float32 vector each out; safe from many threads.
+
+    The engines pool and normalise (:func:`searchpipe.backends.onnx_prepare.prepare_onnx`),
+    so that a row of the output is a vector.
+
+    Raises:
+        ModelError: the model is no encoder.
+    """
+
+    def __init__(self, local_model: LocalModel, chain: EngineChain, tokenizer: TextTokenizer) -> None:
+        if local_model.kind != "encoder":
+            raise ModelError(f"Model {local_model.name} is a {local_model.kind}, not an encoder.")
+        self.model = local_model
+        self.chain = chain
+        self.tokenizer = tokenizer
+        executor = chain.scorer.executor
+        self.dim: int = executor.output_width
+        self._max_tokens = min(local_model.max_tokens, max(width for _, width in executor.buckets))
+
+    def encode(
+        self,
+        token_ids: Sequence[Int32],
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        device_output: int = 0,
+    ) -> Float32:
+        """Encode texts given as ids without special tokens: float32 ``[n, dim]``, in the order given.
+
+        Args:
+            token_ids: int32 ``(n,)`` each; longer ones are cut to the widest bucket.
+            deadline: seconds of ``time.monotonic()``; texts not begun by then come back as NaN.
+            priority: higher goes first.
+            device_output: address of device memory, float32 ``[n, dim]``, that the vectors
+                are in too when this returns: for an index on the same GPU. 0 for none.
+
+        Raises:
+            EngineError: the engine failed, none is ready, or it has no device memory to offer.
+            OverloadedError, ClosedError: the queue is full, the engine closed.
+        """
+        return self.chain.run(self._request(token_ids, deadline, priority, device_output)).reshape(
+            -1, self.dim
+        )
+
+    async def encode_async(
+        self, token_ids: Sequence[Int32], *, deadline: float | None = None, priority: int = 0
+    ) -> Float32:
+        """As :meth:`encode`, without blocking the event loop."""
+        found = await self.chain.run_async(self._request(token_ids, deadline, priority, 0))
+        return found.reshape(-1, self.dim)
+
+    def encode_texts(self, texts: Sequence[str], *, prefix: str = "") -> Float32:
+        """Encode texts, each after ``prefix`` (the model has its own for queries): float32 ``[n, dim]``."""
+        return self.encode(self.tokenizer.ids_many([prefix + text for text in texts] if prefix else texts))
+
+    def close(self) -> None:
+        """Close the engines."""
+        self.chain.close()
+
+    def _request(
+        self, token_ids: Sequence[Int32], deadline: float | None, priority: int, device_output: int
+    ) -> Submit:
+        return lambda scorer: scorer.submit_texts(
+            list(token_ids),
+            cls_id=self.tokenizer.cls_id,
+            sep_id=self.tokenizer.sep_id,
+            pad_id=self.tokenizer.pad_id,
+            max_tokens=self._max_tokens,
+            deadline=deadline,
+            priority=priority,
+            device_output=device_output,
+        )

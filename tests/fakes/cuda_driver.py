@@ -1,0 +1,87 @@
+"""Builds the fake CUDA driver of csrc/tests/fake_cuda and steers it."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCES = Path(__file__).resolve().parents[2] / "csrc"
+OUT_OF_MEMORY = 2
+ILLEGAL_ADDRESS = 700
+LAUNCH_FAILED = 719
+
+
+def real_driver_present() -> bool:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def build(flags: tuple[str, ...] = ("-O1",)) -> Path | None:
+    """Compile the fake, or find it compiled; None without a compiler."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        return None
+    parts = [*sorted((SOURCES / "tests" / "fake_cuda").iterdir()), SOURCES / "cuda" / "driver_api.h"]
+    digest = hashlib.sha256(repr(flags).encode() + b"".join(part.read_bytes() for part in parts)).hexdigest()
+    library = Path(tempfile.gettempdir()) / f"searchpipe-fake-cuda-{os.getuid()}-{digest[:16]}.so"
+    if not library.exists():
+        building = library.with_suffix(f".{os.getpid()}.tmp")
+        source = SOURCES / "tests" / "fake_cuda" / "fake_cuda.cc"
+        command = [
+            compiler,
+            "-std=c++20",
+            *flags,
+            "-fPIC",
+            "-shared",
+            "-pthread",
+            f"-I{SOURCES}",
+            str(source),
+        ]
+        subprocess.run([*command, "-o", str(building)], check=True)
+        building.replace(library)
+    return library
+
+
+class FakeDriver:
+    """The fake's controls; all of them are process-wide."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        for name in ("fake_cuda_count", "fake_cuda_device_bytes", "fake_cuda_pinned_bytes"):
+            getattr(self._library, name).restype = ctypes.c_int64
+
+    def fail_call(self, name: str, *, skip: int = 0, times: int = 1, code: int = LAUNCH_FAILED) -> None:
+        """Let calls of `name` answer `code`; nothing is started by them."""
+        self._library.fake_cuda_fail_call(name.encode(), skip, times, code)
+
+    def fail_work(self, name: str, *, skip: int = 0, code: int = ILLEGAL_ADDRESS) -> None:
+        """Let work started by `name` fail as it runs: from then on every call answers `code`."""
+        self._library.fake_cuda_fail_work(name.encode(), skip, code)
+
+    def reset(self) -> None:
+        self._library.fake_cuda_reset()
+
+    def hold(self, held: bool = True) -> None:
+        """Stop all streams before their next piece of work, or let them go on."""
+        self._library.fake_cuda_hold(int(held))
+
+    def delay(self, microseconds: int) -> None:
+        self._library.fake_cuda_delay(microseconds)
+
+    def count(self, name: str) -> int:
+        return int(self._library.fake_cuda_count(name.encode()))
+
+    def device_bytes(self) -> int:
+        return int(self._library.fake_cuda_device_bytes())
+
+    def pinned_bytes(self) -> int:
+        return int(self._library.fake_cuda_pinned_bytes())

@@ -1,0 +1,77 @@
+"""One driver for the whole process: the real one where there is a GPU, else the fake."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from searchpipe import _core
+from tests.fakes.cuda_driver import FakeDriver, build, real_driver_present
+from tests.runtime.row_model import ENGINES, Built, random_store
+
+
+@pytest.fixture(scope="session")
+def cuda() -> FakeDriver | None:
+    """Make CUDA usable; the fake's controls, or None on a real GPU."""
+    if real_driver_present():
+        assert _core.cuda_available()
+        return None
+    library = build()
+    if library is None:
+        pytest.skip("neither a GPU nor a compiler for the fake driver")
+    os.environ.setdefault("SEARCHPIPE_LIBCUDA", str(library))
+    status = _core.cuda_available()
+    assert status, status.reason
+    return FakeDriver(library)
+
+
+@pytest.fixture
+def device(cuda: FakeDriver | None) -> Iterator[_core.Device]:
+    if cuda is not None:
+        cuda.reset()
+    yield _core.Device(0)
+    if cuda is not None:
+        cuda.reset()
+
+
+@pytest.fixture
+def fake(cuda: FakeDriver | None, device: _core.Device) -> FakeDriver:
+    if cuda is None:
+        pytest.skip("steers the fake driver")
+    return cuda
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> _core.TokenStore:
+    """200 documents of 0 to 60 tokens."""
+    return random_store(tmp_path / "tokens", documents=200, longest=60, seed=7)
+
+
+@pytest.fixture
+def packer() -> _core.PairPacker:
+    return _core.PairPacker(cls_id=101, sep_id=102, max_query_tokens=8, max_doc_tokens=50, max_tokens=64)
+
+
+@pytest.fixture(params=sorted(ENGINES))
+def build_engine(request: pytest.FixtureRequest) -> Iterator[Callable[..., Built]]:
+    """Build an engine of each kind around the row model: build_engine(buckets, output_width=1)."""
+    open_engine = ENGINES[request.param]
+    device = None if request.param.startswith("host") else request.getfixturevalue("device")
+    built: list[Built] = []
+
+    def make(buckets: list[tuple[int, int]], **options: int) -> Built:
+        built.append(open_engine(device, buckets, **options))
+        return built[-1]
+
+    yield make
+    for one in built:
+        one.scorer.close(drain=False)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(11)
