@@ -58,22 +58,25 @@ def load_queries() -> list[str]:
 
 def snapshot_folder() -> Path:
     """Return a snapshot of the ESCI-US products with the default settings, built now if there is none."""
-    from searchpipe import __version__
+    import searchpipe
     from searchpipe.catalog.build import build_snapshot
-    from searchpipe.catalog.settings import IndexSettings
     from searchpipe.catalog.snapshot import Snapshot
+    from searchpipe.config import Config
     from searchpipe.errors import SnapshotError
 
     source = data_folder() / "products.jsonl.gz"
-    settings = IndexSettings()
-    # Other products or other settings make another snapshot.
+    config = Config()
+    # Other products, settings, models or building code make another snapshot.
     key = hashlib.sha256(source.read_bytes())
-    key.update(msgspec.json.encode([__version__, settings]))
+    key.update(msgspec.json.encode([config.index, config.models]))
+    package = Path(searchpipe.__file__).parent
+    for path in sorted([*(package / "catalog").rglob("*.py"), package / "models" / "builtin.py"]):
+        key.update(path.read_bytes())
     out = CACHE / f"esci-{key.hexdigest()[:12]}"
     try:
         Snapshot.open(out).close()
     except SnapshotError:
-        build_snapshot(source, out, settings)
+        build_snapshot(source, out, config.index, models=config.models)
     return out
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.errors import ConfigError
-from searchpipe.models.settings import ModelSettings
+from searchpipe.models.settings import ModelsSettings
 from searchpipe.settings import Settings, convert
 
 StageName = Literal["tokenize", "encode", "recall", "prerank", "score", "diversify", "page"]
@@ -56,20 +56,6 @@ class BudgetSettings(Settings, frozen=True):
 
     default_ms: Annotated[float, msgspec.Meta(gt=0.0, le=600_000.0)] = 50.0
     shares: dict[str, Share] = msgspec.field(default_factory=lambda: dict(_SHARES))
-
-
-class ModelsSettings(Settings, frozen=True):
-    """``[models]``: which models the pipeline runs, by built-in name or in full.
-
-    Attributes:
-        encoder: makes the query's vector; must be the one the snapshot was built with.
-        scorer: the cross-encoder.
-        threads: threads of one model call; 0 for every core the process may use.
-    """
-
-    encoder: str | ModelSettings = "minilm-l6"
-    scorer: str | ModelSettings = "minilm-l12-cross"
-    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class RecallSettings(Settings, frozen=True):
@@ -120,7 +106,7 @@ class DiversifySettings(Settings, frozen=True):
     """``[diversify]``: how the page is kept from repeating itself."""
 
     method: Literal["mmr", "dpp", "none"] = "mmr"
-    trade_off: Share = 0.9
+    trade_off: Share = 0.95
     depth: Positive = 50
     quotas: tuple[QuotaSettings, ...] = ()
 

@@ -49,13 +49,17 @@ def write_toml(path: Path, config: dict[str, Any]) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     files = write_demo(folder / "demo", products=400, queries=60, labelled=20)
-    rows = [json.loads(line) for line in files.products.open(encoding="utf-8")]
+    rows = [json.loads(line) for line in files.products.read_text("utf-8").splitlines()]
     words = sorted({word for row in rows for word in re.findall(r"[a-z0-9]+", row["title"].lower())})
     tokenizer = folder / "tokenizer.json"
     save_tokenizer(tokenizer, words=tuple(words))
     vocab_size = len(words) + len(SPECIAL)
-    encoder = TinyModel(vocab_size=vocab_size, dim=32, outputs=32, seed=1).save_encoder(folder / "encoder.onnx")
-    scorer = TinyModel(vocab_size=vocab_size, dim=8, outputs=1, seed=2).save_cross_encoder(folder / "cross.onnx")
+    encoder = TinyModel(vocab_size=vocab_size, dim=32, outputs=32, seed=1).save_encoder(
+        folder / "encoder.onnx"
+    )
+    scorer = TinyModel(vocab_size=vocab_size, dim=8, outputs=1, seed=2).save_cross_encoder(
+        folder / "cross.onnx"
+    )
     common = {"tokenizer": f"file:{tokenizer}"}
     config = {
         "models": {
@@ -65,5 +69,5 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     }
     settings = load_config(config)
     build_snapshot(files.products, folder / "snapshot", settings.index, models=settings.models)
-    queries = [json.loads(line)["query"] for line in files.query_log.open(encoding="utf-8")]
+    queries = [json.loads(line)["query"] for line in files.query_log.read_text("utf-8").splitlines()]
     return World(files, folder / "snapshot", config, write_toml(folder / "searchpipe.toml", config), queries)

@@ -148,7 +148,7 @@ One thread at a time may use it. The GIL is held: every call is short.)")
       .def("add", &add, R"(Queues a request.
 
 Args:
-    id: 0 to 2**64 - 1, not queued yet.
+    request: its id, 0 to 2**64 - 1, not queued yet.
     lengths: int32 ``(rows,)``, tokens of each row, longest first (``PackedLayout.lengths``).
     now: seconds.
     deadline: seconds on the same clock; infinity for none.
@@ -160,9 +160,9 @@ Returns:
 Raises:
     TypeError: lengths are not an int32 array.
     ValueError: no rows, a length below 1, not longest first, an id that is queued, a NaN.)",
-           py::arg("id"), py::arg("lengths"), py::kw_only(), py::arg("now"),
+           py::arg("request"), py::arg("lengths"), py::kw_only(), py::arg("now"),
            py::arg("deadline") = std::numeric_limits<double>::infinity(), py::arg("priority") = 0)
-      .def("cancel", &BatchPlanner::cancel, py::arg("id"),
+      .def("cancel", &BatchPlanner::cancel, py::arg("request"),
            "Drops the rows of a request that are still queued; False when there are none.")
       .def("expire", &BatchPlanner::expire, py::arg("now"),
            R"(Removes the requests whose deadline is ``now`` or earlier.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from searchpipe.catalog.reuse import KnownVectors
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.writers import Encoder, SnapshotWriters, Tokenizer
 from searchpipe.errors import CatalogError, SearchpipeError, SnapshotError
+from searchpipe.models.settings import ModelsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def build_snapshot(
     out: Path | str,
     settings: IndexSettings | None = None,
     *,
+    models: ModelsSettings | None = None,
     progress: Progress | None = None,
     encoder: Encoder | None = None,
     tokenizer: Tokenizer | None = None,
@@ -83,9 +86,10 @@ def build_snapshot(
         source: one file or several, in any mix of formats.
         out: the folder; made if it does not exist.
         settings: None for the defaults.
+        models: which encoder and cross-encoder; None for the defaults.
         progress: called after every chunk, in this thread.
-        encoder: instead of the model that the settings name.
-        tokenizer: instead of the tokenizer of the cross-encoder that they name.
+        encoder: instead of the one that ``models`` names.
+        tokenizer: instead of the tokenizer of the cross-encoder that ``models`` names.
 
     Raises:
         CatalogError: unreadable files, too many bad rows, or a folder that cannot be written.
@@ -102,8 +106,16 @@ def build_snapshot(
         with folder.lock():
             name, unfinished = folder.begin()
             try:
-                models = BuildModels.open(settings, encoder, tokenizer)
-                report = _Build(sources, folder, name, unfinished, settings, models, progress).run()
+                with ExitStack() as owner:
+                    opened = BuildModels.open(
+                        models or ModelsSettings(),
+                        encoder,
+                        tokenizer,
+                        max_pair_tokens=settings.max_pair_tokens,
+                    )
+                    report = _Build(
+                        sources, folder, name, unfinished, settings, opened, progress, owner
+                    ).run()
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
             folder.prune(settings.keep_builds)
@@ -127,6 +139,7 @@ class _Build:
         settings: IndexSettings,
         models: BuildModels,
         progress: Progress | None,
+        owner: ExitStack,
     ) -> None:
         self._sources = sources
         self._folder = folder
@@ -135,9 +148,10 @@ class _Build:
         self._settings = settings
         self._models = models
         self._progress = progress
+        self._owner = owner
         self._started = time.monotonic()
         self._previous = folder.current() or ""
-        self._rejects = RejectLog(folder.rejects, max_share=settings.max_reject_share)
+        self._rejects = RejectLog(folder.rejects, owner, max_share=settings.max_reject_share)
         self._stream = ProductStream(sources, settings, self._rejects)
 
     def run(self) -> BuildReport:
@@ -150,18 +164,14 @@ class _Build:
             self._models.tokenizer,
             prefix=self._models.document_prefix,
             known=self._known_vectors(),
+            owner=self._owner,
         )
-        try:
-            for chunk in self._stream:
-                writers.append(chunk)
-                self._tell("read", writers)
-            self._tell("index", writers)
-            dense, columns = writers.close()
-        except BaseException:
-            writers.abort()
-            raise
-        finally:
-            self._rejects.close()
+        for chunk in self._stream:
+            writers.append(chunk)
+            self._tell("read", writers)
+        self._tell("index", writers)
+        self._rejects.close()
+        dense, columns = writers.close()
         self._tell("publish", writers)
         manifest = Manifest(
             schema=SCHEMA,

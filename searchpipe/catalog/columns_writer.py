@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ class ColumnsWriter:
     kind in such a column counts as missing and is counted in ``mistyped``.
     """
 
-    def __init__(self, folder: Path, settings: IndexSettings) -> None:
+    def __init__(self, folder: Path, settings: IndexSettings, owner: ExitStack) -> None:
         self._folder = folder
+        self._owner = owner
         self._settings = settings
         self._rows = 0
         self._dropped: set[str] = set()
@@ -62,11 +64,6 @@ class ColumnsWriter:
         """Finish all files; name -> what the reader needs to know."""
         return {name: writer.close() for name, writer in self._writers.items()}
 
-    def abort(self) -> None:
-        """Close the files of an unfinished build."""
-        for writer in self._writers.values():
-            writer.release()
-
     def _discover(self, products: list[Product]) -> None:
         names = dict.fromkeys(name for product in products for name in product.values)
         for name in names:
@@ -83,7 +80,7 @@ class ColumnsWriter:
         # Field names may hold any character, file names not: a number stands for each.
         stem = self._folder / f"c{len(self._writers) + len(self._dropped):04d}"
         made = _NumberWriter if kind in ("number", "bool") else _CategoryWriter
-        self._writers[name] = made(stem, kind, inferred, self._settings.list_separators)
+        self._writers[name] = made(stem, kind, inferred, self._settings.list_separators, self._owner)
         missing = 0
         while missing < self._rows:
             step = min(65536, self._rows - missing)
@@ -118,10 +115,12 @@ class _ColumnWriter:
 
 
 class _NumberWriter(_ColumnWriter):
-    def __init__(self, stem: Path, kind: ColumnKind, inferred: bool, separators: str) -> None:
+    def __init__(
+        self, stem: Path, kind: ColumnKind, inferred: bool, separators: str, owner: ExitStack
+    ) -> None:
         super().__init__(stem, kind, inferred, separators)
         # float64: prices such as 19.99 must compare equal to the caller's own.
-        self._values = ArrayWriter(stem.with_suffix(".f64"), np.float64)
+        self._values = ArrayWriter(stem.with_suffix(".f64"), np.float64, owner)
         self.files = [self._values]
         self._convert: Callable[[Any], float] = to_bool if kind == "bool" else to_number
 
@@ -142,15 +141,17 @@ class _NumberWriter(_ColumnWriter):
 
 
 class _CategoryWriter(_ColumnWriter):
-    def __init__(self, stem: Path, kind: ColumnKind, inferred: bool, separators: str) -> None:
+    def __init__(
+        self, stem: Path, kind: ColumnKind, inferred: bool, separators: str, owner: ExitStack
+    ) -> None:
         super().__init__(stem, kind, inferred, separators)
-        self._codes = ArrayWriter(stem.with_suffix(".i32"), np.int32)
+        self._codes = ArrayWriter(stem.with_suffix(".i32"), np.int32, owner)
         self.files = [self._codes]
         self._many = kind == "categories"
         self._code_of: dict[str, int] = {}
         self._present = 0
         if self._many:
-            self._ends = ArrayWriter(stem.with_suffix(".ends"), np.int64)
+            self._ends = ArrayWriter(stem.with_suffix(".ends"), np.int64, owner)
             self._ends.append([0])
             self.files.append(self._ends)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ _SEED = 17
 class DenseWriter:
     """Vectors appended in the order of their ordinals. For one thread."""
 
-    def __init__(self, folder: Path, settings: IndexSettings, dim: int) -> None:
+    def __init__(self, folder: Path, settings: IndexSettings, dim: int, owner: ExitStack) -> None:
         self._folder = folder
         self._settings = settings
         self._dim = dim
         folder.mkdir()
-        self._vectors = ArrayWriter(folder / "vectors.f32", np.float32)
+        self._vectors = ArrayWriter(folder / "vectors.f32", np.float32, owner)
 
     def append(self, vectors: Float32) -> None:
         """Append float32 ``(n, dim)``.
@@ -70,10 +71,6 @@ class DenseWriter:
             ) from error
         return info
 
-    def abort(self) -> None:
-        """Close the file of an unfinished build."""
-        self._vectors.close()
-
     def _hnsw(self, faiss: Any) -> tuple[Any, DenseInfo]:
         settings = self._settings
         code = faiss.ScalarQuantizer.QT_fp16
@@ -87,7 +84,7 @@ class DenseWriter:
         count = len(vectors)
         lists = self._settings.ivf_lists or round(4 * math.sqrt(count))
         lists = max(1, min(lists, count // _FEWEST_PER_LIST))
-        probes = self._settings.ivf_probes or max(8, lists // 64)
+        probes = self._settings.ivf_probes or max(8, lists // 32)
         quantizer = faiss.IndexFlatIP(self._dim)
         code = faiss.ScalarQuantizer.QT_fp16
         # Not by residual: float16 of the vector itself is closer than of a sum of two parts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from searchpipe.catalog.storage import ArrayWriter, BlobStore, BlobWriter, open_
 class IdWriter:
     """Writes ids in the order of their ordinals. For one thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, owner: ExitStack) -> None:
         self._folder = folder
-        self._blobs = BlobWriter(folder, "ids")
+        self._owner = owner
+        self._blobs = BlobWriter(folder, "ids", owner)
         self._hashes: list[int] = []
 
     def append(self, ids: list[str]) -> None:
@@ -31,7 +33,7 @@ class IdWriter:
         hashes = np.array(self._hashes, np.uint64)
         order = np.argsort(hashes, kind="stable")
         for name, dtype, values in (("hashes", np.uint64, hashes[order]), ("order", np.int32, order)):
-            writer = ArrayWriter(self._folder / f"ids.{name}", dtype)
+            writer = ArrayWriter(self._folder / f"ids.{name}", dtype, self._owner)
             writer.append(values)
             writer.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ class LexicalIndex:
         self._boosts = dict(boosts)
         self._max_terms = max_terms
         self._count = count
-        self._searcher, self._mirror = _open(folder)
+        self._searcher, mirror = _open(folder)
+        if mirror is not None:
+            weakref.finalize(self, shutil.rmtree, mirror, True)
         self._ordinals: Int32 = open_array(folder / "ordinals.i32", np.int32, (count,))
         sizes = [s["max_doc"] for s in msgspec.json.decode((folder / "meta.json").read_bytes())["segments"]]
         self._starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
@@ -86,12 +89,6 @@ class LexicalIndex:
     def terms(self, text: str) -> list[str]:
         """Return the terms that a query is searched by, for explanations."""
         return self._analyzer.query_terms(text, self._max_terms)
-
-    def close(self) -> None:
-        """Let go of the index; searches that still run finish."""
-        if self._mirror is not None:
-            shutil.rmtree(self._mirror, ignore_errors=True)
-            self._mirror = None
 
     def _query(self, text: str, boosts: Mapping[str, float]) -> Any:
         unknown = boosts.keys() - self._places.keys()

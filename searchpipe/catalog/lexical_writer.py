@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,9 @@ class LexicalWriter:
 
     """
 
-    def __init__(self, folder: Path, settings: IndexSettings) -> None:
+    def __init__(self, folder: Path, settings: IndexSettings, owner: ExitStack) -> None:
         self._folder = folder
+        self._owner = owner
         self._fields = tuple(settings.lexical_fields)
         self._count = 0
         folder.mkdir()
@@ -48,6 +50,7 @@ class LexicalWriter:
             self._index = tantivy.Index(lexical_schema(len(self._fields)), path=str(folder), reuse=False)
             register_terms(self._index)
             self._writer: Any = self._index.writer(settings.lexical_memory_mb * _MIB, 1)
+        owner.callback(self._stop)
 
     def append(self, products: Iterable[Product], analyze: Any) -> None:
         """Append ``products``; ``analyze`` turns a text into its list of terms."""
@@ -66,7 +69,7 @@ class LexicalWriter:
         """Finish the index and write the ordinals of its documents."""
         with _translated("be finished"):
             self._writer.commit()
-            self._writer.wait_merging_threads()
+            self._stop()
             self._index.reload()
             ordinals = self._ordinals(self._index.searcher())
         if not np.array_equal(np.sort(ordinals), np.arange(self._count)):
@@ -74,13 +77,18 @@ class LexicalWriter:
                 f"The lexical index has other documents than the {self._count} that were written.",
                 cure="Build the snapshot again, and report this.",
             )
-        writer = ArrayWriter(self._folder / "ordinals.i32", np.int32)
+        writer = ArrayWriter(self._folder / "ordinals.i32", np.int32, self._owner)
         writer.append(ordinals)
         writer.close()
+        for path in self._folder.iterdir():
+            path.chmod(0o644)  # tantivy makes some files that only their owner can read
 
-    def abort(self) -> None:
-        """Let go of an unfinished index."""
-        self._writer = None
+    def _stop(self) -> None:
+        """Wait for tantivy's threads, which would write on into a folder that is being removed."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with suppress(ValueError):  # they have failed already, and that was reported
+                writer.wait_merging_threads()
 
     def _ordinals(self, searcher: Any) -> Any:
         meta = msgspec.json.decode((self._folder / "meta.json").read_bytes())

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchpipe.catalog.manifest import ModelInfo
-from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.writers import Encoder, Tokenizer
 from searchpipe.errors import ConfigError
+from searchpipe.models.settings import ModelsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,14 @@ class BuildModels:
 
     @classmethod
     def open(
-        cls, settings: IndexSettings, encoder: Encoder | None, tokenizer: Tokenizer | None
+        cls,
+        settings: ModelsSettings,
+        encoder: Encoder | None,
+        tokenizer: Tokenizer | None,
+        *,
+        max_pair_tokens: int,
     ) -> BuildModels:
-        """Resolve and load what the caller did not bring.
+        """Resolve and load what the caller did not bring; ``max_pair_tokens`` are kept of a document.
 
         Raises:
             ConfigError: when the settings name a model of another kind.
@@ -42,7 +47,7 @@ class BuildModels:
             encoder = _open_encoder(settings)
         tokenizer_name = type(tokenizer).__name__
         if tokenizer is None:
-            tokenizer, tokenizer_name = _open_tokenizer(settings)
+            tokenizer, tokenizer_name = _open_tokenizer(settings, max_pair_tokens)
         model: Any = getattr(encoder, "model", None)
         path = getattr(tokenizer, "path", None)
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
@@ -55,19 +60,19 @@ class BuildModels:
         )
 
 
-def _open_encoder(settings: IndexSettings) -> Encoder:
+def _open_encoder(settings: ModelsSettings) -> Encoder:
     from searchpipe.backends import open_encoder
     from searchpipe.models import resolve
 
     model = resolve(settings.encoder)
     if model.kind != "encoder":
-        raise ConfigError(f"index.encoder is {model.name}, a {model.kind}.", cure="Name an encoder.")
+        raise ConfigError(f"models.encoder is {model.name}, a {model.kind}.", cure="Name an encoder.")
     return open_encoder(model, threads=settings.threads)
 
 
-def _open_tokenizer(settings: IndexSettings) -> tuple[Tokenizer, str]:
+def _open_tokenizer(settings: ModelsSettings, max_pair_tokens: int) -> tuple[Tokenizer, str]:
     from searchpipe.models import resolve
     from searchpipe.models.tokenizer import TextTokenizer
 
-    model = resolve(settings.cross_encoder)
-    return TextTokenizer(model.tokenizer, max_tokens=settings.max_pair_tokens), model.name
+    model = resolve(settings.scorer)
+    return TextTokenizer(model.tokenizer, max_tokens=max_pair_tokens), model.name

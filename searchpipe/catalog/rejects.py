@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -22,12 +23,12 @@ class RejectLog:
     A line holds ``source``, ``line``, ``id`` (or null), ``reason`` and ``excerpt``.
     """
 
-    def __init__(self, path: Path, *, max_share: float) -> None:
+    def __init__(self, path: Path, owner: ExitStack, *, max_share: float) -> None:
         self.path = path
         self.count = 0
         self.reasons: Counter[str] = Counter()
         self._max_share = max_share
-        self._file = path.open("wb")
+        self._file = owner.enter_context(path.open("wb"))
         self._encoder = msgspec.json.Encoder()
 
     def add(self, row: RawRow, reason: str, product_id: str = "") -> None:
@@ -58,7 +59,7 @@ class RejectLog:
             return
         common = ", ".join(f"{reason} ({count:,})" for reason, count in self.reasons.most_common(3))
         raise CatalogError(
-            f"{self.count:,} of {rows:,} rows are bad: {share:.1%}, above the limit of {self._max_share:.1%}, "
+            f"{self.count:,} of {rows:,} rows are bad: {share:.1%}, over the limit of {self._max_share:.1%}, "
             f"mostly {common}. Each is listed in {self.path}.",
             cure="Correct the rows or the field names ([index.fields]), or raise max_reject_share.",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 
@@ -23,8 +24,8 @@ def text_keys(texts: list[str]) -> NDArray[np.uint64]:
 class TextKeyWriter:
     """Writes the key of each document's text beside its vector. For one thread."""
 
-    def __init__(self, folder: Path) -> None:
-        self._writer = ArrayWriter(folder / _FILE, np.uint64)
+    def __init__(self, folder: Path, owner: ExitStack) -> None:
+        self._writer = ArrayWriter(folder / _FILE, np.uint64, owner)
 
     def append(self, keys: NDArray[np.uint64]) -> None:
         """Append uint64 ``(n, 2)``."""

@@ -8,7 +8,6 @@ import msgspec
 
 from searchpipe.catalog.template import TextTemplate
 from searchpipe.errors import ConfigError
-from searchpipe.models import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER, ModelSettings
 
 ColumnKind = Literal["number", "bool", "category", "categories"]
 DenseKind = Literal["flat", "hnsw", "ivf"]
@@ -23,7 +22,7 @@ CANONICAL_COLUMNS: dict[str, ColumnKind] = {
     "rating_count": "number",
 }
 
-_LEXICAL_FIELDS = {"title": 2.0, "brand": 1.0, "category": 0.5, "color": 0.5, "all": 1.0}
+_LEXICAL_FIELDS = {"all": 1.0, "title": 0.5, "brand": 0.25}
 
 
 class FieldMap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,10 +56,8 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         lexical_fields: field -> boost of its BM25 score. ``all`` stands for
             title, brand, category, color and text as one field.
         max_query_terms: terms of a query that are searched, in their order.
-        encoder: the model that makes the vectors.
-        cross_encoder: the model whose tokenizer makes the documents' tokens.
-        dense_text: template of the text that is encoded; ``{text:40}`` means
-            the first 40 words.
+        dense_text: template of the text that is encoded; ``{text:25}`` means
+            the first 25 words.
         pair_text: template of the document that the cross-encoder reads.
         max_pair_tokens: document tokens kept for the cross-encoder.
         dense_index: ``"auto"`` is flat below ``flat_below`` products, IVF from
@@ -69,9 +66,8 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         hnsw_build_effort: efConstruction.
         hnsw_search_effort: efSearch, at least k.
         ivf_lists: number of lists; 0 is 4 times the square root of the count.
-        ivf_probes: lists read by a query; 0 is one in 64, at least 8.
+        ivf_probes: lists read by a query; 0 is one in 32, at least 8.
         chunk_rows: rows held in memory at once.
-        threads: CPU threads of the encoder; 0 leaves it to the runtime.
         lexical_memory_mb: MiB the lexical writer fills before it writes a segment.
         keep_builds: published builds kept, the current one included.
 
@@ -87,9 +83,7 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     cjk: Literal["auto"] | CjkMode = "auto"
     lexical_fields: dict[str, float] = msgspec.field(default_factory=lambda: dict(_LEXICAL_FIELDS))
     max_query_terms: int = 64
-    encoder: str | ModelSettings = DEFAULT_ENCODER
-    cross_encoder: str | ModelSettings = DEFAULT_CROSS_ENCODER
-    dense_text: str = "{title} {text:40}"
+    dense_text: str = "{title}, {brand}, {category}, {color}. {text:25}"
     pair_text: str = "{title} {brand} {text}"
     max_pair_tokens: int = 192
     dense_index: Literal["auto"] | DenseKind = "auto"
@@ -101,7 +95,6 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ivf_lists: int = 0
     ivf_probes: int = 0
     chunk_rows: int = 512
-    threads: int = 0
     lexical_memory_mb: int = 256
     keep_builds: int = 2
 
@@ -138,7 +131,6 @@ _LIMITS: tuple[tuple[str, float, float], ...] = (
     ("ivf_lists", 0, 1 << 20),
     ("ivf_probes", 0, 1 << 20),
     ("chunk_rows", 1, 1 << 20),
-    ("threads", 0, 1024),
     ("lexical_memory_mb", 16, 4000),
     ("keep_builds", 1, 1000),
 )

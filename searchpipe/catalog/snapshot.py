@@ -129,10 +129,8 @@ class Snapshot:
         return found
 
     def close(self) -> None:
-        """Let go of the files. Idempotent."""
-        parts, self._parts = self._parts, None
-        if parts is not None:
-            parts.lexical.close()
+        """Let go of the files, which are unmapped when no thread uses them any more. Idempotent."""
+        self._parts = None
 
     def __enter__(self) -> Snapshot:
         return self

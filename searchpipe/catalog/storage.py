@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,13 +14,13 @@ from searchpipe.arrays import Array
 
 
 class ArrayWriter:
-    """Appends arrays of one dtype to a file. For one thread."""
+    """Appends arrays of one dtype to a file, which ``owner`` closes if nobody else does. For one thread."""
 
-    def __init__(self, path: Path, dtype: DTypeLike) -> None:
+    def __init__(self, path: Path, dtype: DTypeLike, owner: ExitStack) -> None:
         self.path = path
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.size = 0
-        self._file: BinaryIO = path.open("wb")
+        self._file: BinaryIO = owner.enter_context(path.open("wb"))
 
     def append(self, values: Any) -> None:
         """Append ``values``, converted to the dtype, in C order."""
@@ -45,9 +46,9 @@ def open_array(path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> Array:
 class BlobWriter:
     """Appends byte strings: the bytes to ``NAME.blob``, their ends to ``NAME.ends``. For one thread."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._file: BinaryIO = (folder / f"{name}.blob").open("wb")
-        self._ends = ArrayWriter(folder / f"{name}.ends", np.int64)
+    def __init__(self, folder: Path, name: str, owner: ExitStack) -> None:
+        self._file: BinaryIO = owner.enter_context((folder / f"{name}.blob").open("wb"))
+        self._ends = ArrayWriter(folder / f"{name}.ends", np.int64, owner)
         self._end = 0
         self._ends.append([0])
 

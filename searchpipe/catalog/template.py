@@ -12,8 +12,8 @@ from searchpipe.errors import ConfigError
 class TextTemplate:
     """Renders one text from a product's fields. Immutable, so safe to share among threads.
 
-    Missing fields are empty, lists are joined by spaces and runs of white space
-    become one space.
+    A missing or empty field is left out together with the text before it, lists
+    are joined by spaces and runs of white space become one space.
 
     Raises:
         ConfigError: for a template that names no field or has another form.
@@ -44,17 +44,15 @@ class TextTemplate:
 
     def render(self, values: Mapping[str, Any]) -> str:
         """Return the text for one product."""
-        words: list[str] = []
+        text = ""
         for literal, name, limit in self._parts:
-            words += literal.split()
-            if name:
-                found = (
-                    as_text(values.get(name)).split(None, limit)
-                    if limit
-                    else as_text(values.get(name)).split()
-                )
-                words += found[:limit] if limit else found
-        return " ".join(words)
+            if not name:
+                text += literal
+                continue
+            words = as_text(values.get(name)).split(None, limit or -1)
+            if words:
+                text += literal + " ".join(words[:limit] if limit else words)
+        return " ".join(text.split())
 
 
 def as_text(value: Any) -> str:

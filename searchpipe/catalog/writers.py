@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,7 +47,8 @@ class SnapshotWriters:
     """The files of one snapshot in ``folder``. For one thread.
 
     Every chunk is appended to all parts before the next, so that a product has
-    the same ordinal everywhere.
+    the same ordinal everywhere. ``owner`` closes what an unfinished build
+    leaves open.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SnapshotWriters:
         *,
         prefix: str,
         known: KnownVectors | None,
+        owner: ExitStack,
     ) -> None:
         from searchpipe._core import TokenStoreWriter
 
@@ -73,12 +76,12 @@ class SnapshotWriters:
         self.documents = 0
         self.tokens = 0
         self.reused = 0
-        self._ids = IdWriter(folder)
-        self._display = BlobWriter(folder, "fields")
-        self._columns = ColumnsWriter(folder / "columns", settings)
-        self._lexical = LexicalWriter(folder / "lexical", settings)
-        self._dense = DenseWriter(folder / "dense", settings, encoder.dim)
-        self._keys = TextKeyWriter(folder / "dense")
+        self._ids = IdWriter(folder, owner)
+        self._display = BlobWriter(folder, "fields", owner)
+        self._columns = ColumnsWriter(folder / "columns", settings, owner)
+        self._lexical = LexicalWriter(folder / "lexical", settings, owner)
+        self._dense = DenseWriter(folder / "dense", settings, encoder.dim, owner)
+        self._keys = TextKeyWriter(folder / "dense", owner)
         self._store: Any = TokenStoreWriter(str(folder / "tokens.bin"), vocab_size=tokenizer.vocab_size)
 
     @property
@@ -112,15 +115,6 @@ class SnapshotWriters:
         except RuntimeError as error:
             raise _unwritable_tokens(error) from error
         return self._dense.close(), columns
-
-    def abort(self) -> None:
-        """Close the files of an unfinished build, which is removed next."""
-        self._display.close()
-        self._columns.abort()
-        self._lexical.abort()
-        self._dense.abort()
-        self._keys.close()
-        self._store = None
 
     def _make_analyzer(self) -> Analyzer:
         return Analyzer(AnalyzerSpec(languages=self._settings.languages, cjk=self._cjk or "bigram"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -75,14 +76,15 @@ def evaluate_command(
         settings=settings,
         console=errors,
     )
-    if json_file is not None:
-        write_json(json_file, content)
     if markdown:
         typer.echo(markdown_table(evaluation))
     else:
         print_evaluation(evaluation, Console())
     for what, count in content["degradations"].items():
         errors.print(f"{count} queries gave something up: {what}", style="yellow", markup=False)
+    # Last, so that a full disk does not cost the minutes that the table took.
+    if json_file is not None:
+        write_json(json_file, content)
 
 
 def run_evaluation(
@@ -182,7 +184,8 @@ def write_json(path: Path, content: object) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CatalogError(f"Cannot write {path}: {error.strerror}.") from error
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from searchpipe.catalog import BuildProgress, BuildReport, Progress
-    from searchpipe.catalog.settings import IndexSettings
 
 _PHASES = {
     "read": "Reading and encoding",
@@ -30,7 +29,10 @@ def index_command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder that the snapshot is published in.")],
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="TOML configuration; its [index] table counts here.")
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="TOML configuration; its [index] and [models] tables count here."
+        ),
     ] = None,
     max_reject_share: Annotated[
         float | None,
@@ -44,14 +46,15 @@ def index_command(
     from searchpipe.catalog import build_snapshot
     from searchpipe.config import load_config
 
-    settings: IndexSettings = load_config(config).index
+    loaded = load_config(config)
+    settings, models = loaded.index, loaded.models
     if max_reject_share is not None:
         settings = msgspec.structs.replace(settings, max_reject_share=max_reject_share)
     if quiet:
-        build_snapshot(sources, out, settings)
+        build_snapshot(sources, out, settings, models=models)
         return
     with _Bar(Console(stderr=True)) as progress:
-        report = build_snapshot(sources, out, settings, progress=progress)
+        report = build_snapshot(sources, out, settings, models=models, progress=progress)
     print_report(Console(), report)
 
 

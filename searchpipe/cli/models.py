@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from searchpipe.models.builtin import BUILTIN, DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER
+from searchpipe.models import BUILTIN, DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER
 from searchpipe.models.cache import default_cache_dir
 from searchpipe.models.inventory import FileCheck, ModelFacts, is_cached, list_builtin, verify_model
 from searchpipe.models.resolve import resolve, settings_of

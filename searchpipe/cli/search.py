@@ -57,19 +57,13 @@ def print_page(console: Console, page: Page) -> None:
     from rich.table import Table
 
     table = Table(title=escape(page.query), title_justify="left", expand=True)
-    for name, justify in (
-        ("#", "right"),
-        ("Title", "left"),
-        ("Price", "right"),
-        ("Brand", "left"),
-        ("Score", "right"),
-    ):
+    for name in ("#", "Title", "Price", "Brand", "Score"):
         table.add_column(
             name,
-            justify=justify,
+            justify="left" if name in ("Title", "Brand") else "right",
             overflow="ellipsis",
             no_wrap=True,
-            ratio=6 if name == "Title" else None,  # type: ignore[arg-type]
+            ratio=6 if name == "Title" else None,
         )
     table.add_column("Why", ratio=4, overflow="fold")
     for hit in page:

@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from searchpipe.catalog.snapshot import Snapshot
 from searchpipe.demo.generate import write_demo
 from searchpipe.errors import SearchpipeError
@@ -29,7 +31,9 @@ TIMED = 300
 
 def main() -> int:
     """Run the demo; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m searchpipe.demo.run", description="The main job, end to end.")
+    parser = argparse.ArgumentParser(
+        prog="python -m searchpipe.demo.run", description="The main job, end to end."
+    )
     parser.add_argument("--catalog", type=Path, help="a catalog of your own (.jsonl, .csv or .parquet)")
     parser.add_argument("--queries", type=Path, help="queries of your own (JSON lines with text or query)")
     parser.add_argument("--out", type=Path, default=Path("demo-data"), help="folder (default: %(default)s)")
@@ -50,7 +54,10 @@ def _run(catalog: Path | None, log: Path | None, out: Path) -> None:
         _say("1. A seeded catalog of 20,000 products and a query log")
         files = write_demo(out)
         catalog, log = files.products, log or files.query_log
-        print(f"{files.product_count:,} products in {catalog}, {files.log_count:,} searches in {files.query_log}")
+        print(
+            f"{files.product_count:,} products in {catalog}, "
+            f"{files.log_count:,} searches in {files.query_log}"
+        )
     else:
         snapshot = out / f"snapshot-{catalog.name.split('.')[0]}"
     _say("2. Index it (vectors of unchanged products are taken from the last build)")
@@ -85,7 +92,7 @@ def _queries(log: Path | None, snapshot: Path) -> Iterator[str]:
         return
     with Snapshot.open(snapshot) as opened:
         chosen = random.Random(7)
-        docs = [chosen.randrange(opened.count) for _ in range(TIMED)]
+        docs = np.array([chosen.randrange(opened.count) for _ in range(TIMED)])
         for fields in opened.fields(docs):
             words = str(fields.get("title", "")).split()
             yield " ".join(words[: 2 + chosen.randrange(3)]) or "gift"

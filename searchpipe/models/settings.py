@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -13,6 +13,9 @@ Kind = Literal["encoder", "cross-encoder"]
 Pooling = Literal["mean", "cls", "none"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+DEFAULT_ENCODER = "minilm-l6"
+DEFAULT_CROSS_ENCODER = "minilm-l12-cross"
 
 # Longest sequence that any BERT-like model is expected to take, in tokens; a
 # larger figure in a configuration is a typing error, not a model.
@@ -53,6 +56,22 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         for field, value in (("sha256", self.sha256), ("tokenizer_sha256", self.tokenizer_sha256)):
             if value and not _SHA256.fullmatch(value.lower()):
                 raise ValueError(f"{field} is {value!r}; it must be 64 hexadecimal digits.")
+
+
+class ModelsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The ``[models]`` table: what indexing and the pipeline run, by built-in name or in full.
+
+    A snapshot remembers both models; a pipeline over it must name the same ones.
+
+    Attributes:
+        encoder: makes the vectors of products and queries.
+        scorer: the cross-encoder; its tokenizer makes the products' tokens.
+        threads: threads of one model call; 0 for every core the process may use.
+    """
+
+    encoder: str | ModelSettings = DEFAULT_ENCODER
+    scorer: str | ModelSettings = DEFAULT_CROSS_ENCODER
+    threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from searchpipe._core import TokenStore
-from searchpipe.arrays import Float32, Int32
+from searchpipe.arrays import Array, Float32, Int32
 from searchpipe.candidates import Candidates
 from searchpipe.gate import ComputeGate
 from searchpipe.stages.base import Work
@@ -100,7 +100,7 @@ class Score:
             work.orders["score"] = work.candidates.docs
         work.decision = f"{done} of {wanted} pairs"
 
-    def _score_steps(self, work: Work, docs: Int32, lengths: Int32, order: Int32, logits: Float32) -> int:
+    def _score_steps(self, work: Work, docs: Int32, lengths: Int32, order: Array, logits: Float32) -> int:
         """Fill ``logits`` step by step along ``order``; returns how many were scored."""
         wanted, done = len(docs), 0
         assert work.pair_tokens is not None

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto
-from searchpipe._core import TokenStore, TokenStoreWriter
 
+from searchpipe._core import TokenStore, TokenStoreWriter
 from searchpipe.backends import PairScorer, open_pair_scorer
 from searchpipe.backends.onnx_cpu import OnnxCpuEngine
 from searchpipe.errors import ConfigError, EngineError, ModelError

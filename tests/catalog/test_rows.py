@@ -9,6 +9,7 @@ import pytest
 from searchpipe.catalog.readers import RawRow
 from searchpipe.catalog.rows import Product, RowChecker, RowError
 from searchpipe.catalog.settings import FieldMap, IndexSettings
+from searchpipe.catalog.template import TextTemplate
 from searchpipe.catalog.values import infer_kind, to_bool, to_categories, to_number
 
 
@@ -114,3 +115,17 @@ def test_values_convert() -> None:
 )
 def test_kinds_are_inferred(values: list[Any], kind: str | None) -> None:
     assert infer_kind(values) == kind
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"title": "Red  boot", "brand": "Acme", "text": "a b c d"}, "Red boot, Acme. a b"),
+        ({"title": "Red boot", "text": "a b c d"}, "Red boot. a b"),
+        ({"title": "Red boot", "brand": ["Acme", "Co"]}, "Red boot, Acme Co"),
+        ({"brand": "Acme"}, ", Acme"),
+        ({}, ""),
+    ],
+)
+def test_a_missing_field_takes_the_text_before_it_along(values: dict[str, object], text: str) -> None:
+    assert TextTemplate("{title}, {brand}. {text:2}").render(values) == text

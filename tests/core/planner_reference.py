@@ -42,7 +42,7 @@ class ReferencePlanner:
     queue: list[Waiting] = field(default_factory=list)
     arrivals: int = 0
 
-    def add(self, id: int, lengths: list[int], now: float, deadline: float, priority: int) -> str:
+    def add(self, request: int, lengths: list[int], now: float, deadline: float, priority: int) -> str:
         limits = self.limits
         if deadline <= now:
             return "deadline_passed"
@@ -52,12 +52,12 @@ class ReferencePlanner:
             return "queued_requests"
         if len(lengths) + sum(one.left for one in self.queue) > limits.max_queued_rows:
             return "queued_rows"
-        self.queue.append(Waiting(id, lengths, now, deadline, priority, self.arrivals))
+        self.queue.append(Waiting(request, lengths, now, deadline, priority, self.arrivals))
         self.arrivals += 1
         return ""
 
-    def cancel(self, id: int) -> bool:
-        found = [one for one in self.queue if one.id == id]
+    def cancel(self, request: int) -> bool:
+        found = [one for one in self.queue if one.id == request]
         for one in found:
             self.queue.remove(one)
         return bool(found)

@@ -14,7 +14,7 @@ from planner_reference import Limits, ReferencePlanner, Waiting
 
 from searchpipe._core import BatchPlanner, PlannedBatch
 
-# Times are multiples of 1/256 s and costs are powers of two: sums are exact, so answers can be compared for equality.
+# Times are multiples of 1/256 s and costs are powers of two: sums are exact and answers can be compared.
 TICKS = st.integers(0, 128).map(lambda ticks: ticks / 256)
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=20).map(
     lambda values: sorted(values, reverse=True)
@@ -56,8 +56,8 @@ class AgainstModel(RuleBasedStateMachine):
     @precondition(lambda self: self.ids)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        id = data.draw(st.integers(1, self.ids))
-        assert self.planner.cancel(id) == self.model.cancel(id)
+        request = data.draw(st.integers(1, self.ids))
+        assert self.planner.cancel(request) == self.model.cancel(request)
 
     @rule()
     def expire(self) -> None:
@@ -138,19 +138,19 @@ def test_whoever_asks_when_told_gets_every_row_once_and_within_the_delay(
                 served.extend((part.request, part.first_row + row) for row in range(part.rows))
         return batch
 
-    for id, (lengths, gap, priority) in enumerate(arrivals):
+    for request, (lengths, gap, priority) in enumerate(arrivals):
         then = now + gap
         while ask_at <= then:
             now = ask_at
             ask_at = ask()
         now = then
-        arrived[id] = now
-        assert planner.add(id, lengths_of(*lengths), now=now, priority=priority)
+        arrived[request] = now
+        assert planner.add(request, lengths_of(*lengths), now=now, priority=priority)
         ask_at = ask()
     while ask_at < math.inf:
         now = ask_at
         ask_at = ask()
-    rows = [(id, row) for id, (lengths, *_) in enumerate(arrivals) for row in range(len(lengths))]
+    rows = [(request, row) for request, (lengths, *_) in enumerate(arrivals) for row in range(len(lengths))]
     assert sorted(served) == rows
     assert len(planner) == 0
 
@@ -158,7 +158,7 @@ def test_whoever_asks_when_told_gets_every_row_once_and_within_the_delay(
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_nothing_starves(data: st.DataObject) -> None:
-    """More urgent requests keep coming, one batch a tick: the patient one still starts within the stated bound."""
+    """More urgent requests keep coming: the patient one still starts within the stated bound."""
     limits = Limits(starve_after_s=1.0, max_queued_rows=10_000, max_queued_requests=1000)
     planner, model = planner_of(limits), ReferencePlanner(limits)
     now, ids, batches_since, bound = 0.0, 0, 0, None
@@ -189,8 +189,8 @@ def test_nothing_starves(data: st.DataObject) -> None:
 
 def test_earliest_deadline_first_inside_a_priority() -> None:
     planner = BatchPlanner(max_rows=1)
-    for id, (deadline, priority) in enumerate([(9.0, 0), (5.0, 0), (math.inf, 1), (7.0, 1), (5.0, 0)]):
-        planner.add(id, lengths_of(4), now=0.0, deadline=deadline, priority=priority)
+    for request, (deadline, priority) in enumerate([(9.0, 0), (5.0, 0), (math.inf, 1), (7.0, 1), (5.0, 0)]):
+        planner.add(request, lengths_of(4), now=0.0, deadline=deadline, priority=priority)
     served = []
     while isinstance(batch := planner.next_batch(0.001), PlannedBatch):
         served.append(batch.parts[0].request)
@@ -326,13 +326,13 @@ def test_refusals_say_value_and_limit(limits: dict[str, int], text: str) -> None
         ({"now": math.nan}, ValueError, "now is nan"),
         ({"now": math.inf}, ValueError, "now is inf"),
         ({"deadline": math.nan}, ValueError, "deadline is NaN"),
-        ({"id": 7}, ValueError, "request 7 is queued already"),
+        ({"request": 7}, ValueError, "request 7 is queued already"),
     ],
 )
 def test_add_refuses_nonsense(changes: dict[str, Any], error: type[Exception], text: str) -> None:
     planner = BatchPlanner()
     planner.add(7, lengths_of(1), now=0.0)
-    arguments: dict[str, Any] = {"id": 1, "lengths": lengths_of(3), "now": 0.0}
+    arguments: dict[str, Any] = {"request": 1, "lengths": lengths_of(3), "now": 0.0}
     with pytest.raises(error, match=text):
         planner.add(**(arguments | changes))
     assert len(planner) == 1

@@ -26,7 +26,12 @@ def test_hits_carry_scores_and_reasons(make_work):
     assert first.fields == {"title": "Product 0"}
     assert first.scores["score"] == 2.0
     assert "score" not in second.scores  # never scored
-    assert first.reasons == ("lexical rank 2", "not found by dense recall", "fused rank 2", "score moved it up 1")
+    assert first.reasons == (
+        "lexical rank 2",
+        "not found by dense recall",
+        "fused rank 2",
+        "score moved it up 1",
+    )
     assert second.reasons[-1] == "score moved it down 1"
     assert third.reasons[-1] == "a quota was relaxed"
 

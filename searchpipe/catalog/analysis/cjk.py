@@ -49,7 +49,7 @@ class Bigrams:
 class Chinese:
     """jieba's words for Han characters, bigrams for kana.
 
-    Documents also have the shorter words within a word and the characters of it.
+    Longer words come with the shorter ones in them; documents also have the characters.
 
     Raises:
         MissingDependencyError: without the package rjieba.
@@ -75,7 +75,7 @@ class Chinese:
     def query(self, run: str) -> list[str]:
         terms: list[str] = []
         for part in _HAN_RUN.findall(run):
-            terms += self._bigrams.query(part) if KANA.match(part) else self._jieba.cut(part)
+            terms += self._bigrams.query(part) if KANA.match(part) else self._jieba.cut_for_search(part)
         return terms
 
 
