@@ -9,6 +9,9 @@ Way = Literal["selector", "overfetch", "exact"]
 _SELECTOR_SHARE = 0.05
 """A graph walk or list scan that skips more than 19 of 20 vectors finds too few; comparing all is surer."""
 
+_EXACT_SHARE = 0.1
+"""Comparing a tenth of the vectors on the device is as quick as a search of lists, and exact."""
+
 _SLACK = 1.25
 _EXTRA = 16
 
@@ -23,7 +26,9 @@ def fetch_size(k: int, count: int, allowed: int) -> int:
     return min(count, int(k * count / allowed * _SLACK) + _EXTRA)
 
 
-def choose_way(k: int, count: int, allowed: int, *, max_k: int, selects: bool) -> tuple[Way, int]:
+def choose_way(
+    k: int, count: int, allowed: int, *, max_k: int, selects: bool, compares: bool = False
+) -> tuple[Way, int]:
     """How to begin a search of ``k`` among ``allowed`` of ``count`` vectors, and how many results to ask for.
 
     Args:
@@ -32,8 +37,11 @@ def choose_way(k: int, count: int, allowed: int, *, max_k: int, selects: bool) -
         allowed: vectors that the filter leaves.
         max_k: the most results that the index gives.
         selects: whether the index can skip what is not allowed while it searches.
+        compares: whether the device can compare all that is allowed.
     """
     k = min(k, allowed)
+    if compares and allowed <= _EXACT_SHARE * count:
+        return "exact", k
     if selects and allowed >= _SELECTOR_SHARE * count and k + _EXTRA <= max_k:
         return "selector", min(k + _EXTRA, allowed)
     wanted = fetch_size(k, count, allowed)

@@ -128,7 +128,9 @@ class GpuIndex:
             raise EngineError(f"{value} lists cannot be read of {self.plan.lists}.")
         self._index.nprobe = value
 
-    def search_many(self, queries: Any, k: int, *, mask: Bool | None = None) -> tuple[Int64, Float32]:
+    def search_many(
+        self, queries: Any, k: int, *, mask: Bool | None = None, probes: int = 0
+    ) -> tuple[Int64, Float32]:
         """Search as FAISS does, without exact scores.
 
         Args:
@@ -136,6 +138,7 @@ class GpuIndex:
                 (``__cuda_array_interface__``) that is complete or written by the index's own stream.
             k: results of each.
             mask: only honoured by an index that selects, and then only as a hint.
+            probes: lists to read, instead of the index's own number; 0 for that.
 
         Returns:
             ids int64 ``(n, k)``, negative where there are fewer, and scores float32 ``(n, k)``.
@@ -147,7 +150,7 @@ class GpuIndex:
         ids = np.empty((n, k), np.int64)
         scores = np.empty((n, k), np.float32)
         faiss = self._faiss
-        parameters, kept = self._parameters(k, mask)
+        parameters, kept = self._parameters(k, mask, probes)
         try:
             with nvtx.range("recall:search"):
                 if self.plan.kind == "cagra" and self.plan.codes == "float16":
@@ -227,10 +230,20 @@ class GpuIndex:
         if not k:
             return Found(np.empty(0, np.int64), np.empty(0, np.float32))
         needed = min(self._fetch(k), allowed)
-        way, width = choose_way(needed, self.count, allowed, max_k=self._widest, selects=self._selects)
+        way, width = choose_way(
+            needed,
+            self.count,
+            allowed,
+            max_k=self._widest,
+            selects=self._selects,
+            compares=self.exact is not None,
+        )
+        # What is allowed lies as much farther apart as there is less of it.
+        probes = min(self.plan.lists, MAX_PROBES, int(self.probes * self.count / allowed))
         queries = self._stack([lookup.vector])
         while way != "exact":
-            ids, scores = self.search_many(queries, width, mask=mask if way == "selector" else None)
+            selected = mask if way == "selector" else None
+            ids, scores = self.search_many(queries, width, mask=selected, probes=probes)
             row = ids[0]
             # Also after a selector: some indexes accept one and ignore it.
             keep = (row >= 0) & (row < self.count)
@@ -254,7 +267,7 @@ class GpuIndex:
             k += _ROUNDING_MARGIN
         return min(k, self.count, self._widest)
 
-    def _parameters(self, k: int, mask: Bool | None) -> tuple[Any, Any]:
+    def _parameters(self, k: int, mask: Bool | None, probes: int) -> tuple[Any, Any]:
         """Search parameters, and what they point into."""
         wanted: dict[str, Any] = {}
         bits = None
@@ -265,8 +278,8 @@ class GpuIndex:
             # The internal list must hold k; twice that is where recall was measured.
             wanted["itopk_size"] = max(64, -(-2 * k // 32) * 32)
             return self._faiss.SearchParametersCagra(**wanted), bits
-        if wanted and self.plan.lists:
-            return self._faiss.SearchParametersIVF(nprobe=self.probes, **wanted), bits
+        if self.plan.lists and (wanted or probes):
+            return self._faiss.SearchParametersIVF(nprobe=probes or self.probes, **wanted), bits
         return None, bits
 
     def _stack(self, vectors: list[Any]) -> Any:

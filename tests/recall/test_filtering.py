@@ -41,4 +41,6 @@ def test_the_three_ways():
     assert choose_way(100, 1_000_000, 500_000, max_k=2048, selects=False)[0] == "overfetch"
     assert choose_way(100, 1_000_000, 500_000, max_k=2048, selects=True) == ("selector", 116)
     assert choose_way(100, 1_000_000, 10_000, max_k=2048, selects=True)[0] == "exact"
+    assert choose_way(10, 1_000_000, 90_000, max_k=2048, selects=False)[0] == "overfetch"
+    assert choose_way(10, 1_000_000, 90_000, max_k=2048, selects=False, compares=True)[0] == "exact"
     assert choose_way(100, 1_000_000, 10_000, max_k=2048, selects=False)[0] == "exact"

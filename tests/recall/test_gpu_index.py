@@ -101,6 +101,20 @@ def test_a_batch_gives_what_lone_searches_give(index, queries):
         np.testing.assert_allclose(scores, alone_scores, rtol=0, atol=2e-6)
 
 
+def test_a_filter_makes_a_query_read_more_lists(faiss_gpu):
+    rng = np.random.default_rng(5)  # without clusters, neighbours are spread over many lists
+    vectors = rng.standard_normal((3000, 32)).astype(np.float32)
+    index = make(faiss_gpu, vectors, "ivf-flat", "float32")
+    index.probes = 10
+    mask = np.arange(3000) % 5 == 0
+    hits = 0
+    for query in rng.standard_normal((20, 32)).astype(np.float32):
+        docs, _ = answer(index, query, 10, mask)
+        hits += len(np.intersect1d(docs, exact_search(vectors, query, 10, mask)[0]))
+    assert hits == 200
+    assert index.probes == 10
+
+
 def test_rare_documents_are_compared_on_the_device_where_it_holds_the_vectors(faiss_gpu, vectors, queries):
     exact = HostExact(vectors)
     index = make(faiss_gpu, vectors, "ivf-flat", exact=exact)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
@@ -25,9 +27,11 @@ FACTS = DeviceFacts(0, "Test GPU", (9, 0), 4 * GIB, 3 * GIB, 132)
 def snapshot(tmp_path, vectors):
     def build(kind):
         folder = tmp_path / kind
-        writer = DenseWriter(folder, IndexSettings(dense_index=kind, ivf_lists=32, hnsw_build_effort=16), 32)
-        writer.append(vectors)
-        return DenseIndex(folder, writer.close(), len(vectors))
+        settings = IndexSettings(dense_index=kind, ivf_lists=32, hnsw_build_effort=16)
+        with ExitStack() as owner:
+            writer = DenseWriter(folder, settings, 32, owner)
+            writer.append(vectors)
+            return DenseIndex(folder, writer.close(), len(vectors))
 
     return build
 
