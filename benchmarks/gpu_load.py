@@ -1,0 +1,147 @@
+"""Load on a pipeline, closed and open, and how busy the GPU is under it."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Ask = Callable[[str], object]
+
+
+@dataclass(slots=True)
+class Load:
+    """What a load gave: seconds of each answer, and the wall time of all."""
+
+    seconds: list[float] = field(default_factory=list)
+    wall: float = 0.0
+    failures: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Answers a second."""
+        return len(self.seconds) / self.wall if self.wall else 0.0
+
+
+def closed_loop(ask: Ask, texts: Sequence[str], *, callers: int, duration_s: float) -> Load:
+    """Each of ``callers`` threads asks again as soon as it was answered, for ``duration_s``."""
+    load = Load()
+    lock = threading.Lock()
+    stop = time.perf_counter() + duration_s
+
+    def call(number: int) -> None:
+        mine, failures, turn = [], 0, number * 31
+        while (begin := time.perf_counter()) < stop:
+            try:
+                ask(texts[turn % len(texts)])
+                mine.append(time.perf_counter() - begin)
+            except Exception:
+                failures += 1
+            turn += callers
+        with lock:
+            load.seconds += mine
+            load.failures += failures
+
+    begin = time.perf_counter()
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    load.wall = time.perf_counter() - begin
+    return load
+
+
+def open_loop(
+    ask: Ask, texts: Sequence[str], *, rate: float, duration_s: float, seed: int, threads: int = 64
+) -> Load:
+    """Queries arrive by a Poisson process, whether or not those before were answered.
+
+    The time of an answer counts from its arrival, so a query that waits for a
+    thread is not forgiven the wait (no coordinated omission).
+    """
+    rng = np.random.default_rng(seed)
+    arrivals = np.cumsum(rng.exponential(1 / rate, max(1, int(rate * duration_s))))
+    load = Load()
+    lock = threading.Lock()
+    begin = time.perf_counter() + 0.05
+
+    def answer(text: str, arrival: float) -> None:
+        try:
+            ask(text)
+        except Exception:
+            with lock:
+                load.failures += 1
+            return
+        taken = time.perf_counter() - arrival
+        with lock:
+            load.seconds.append(taken)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for place, offset in enumerate(arrivals.tolist()):
+            wait = begin + offset - time.perf_counter()
+            if wait > 0:
+                time.sleep(wait)
+            pool.submit(answer, texts[place % len(texts)], begin + offset)
+    load.wall = time.perf_counter() - begin
+    return load
+
+
+class BusyMeter:
+    """Share of the time in which some kernel ran, by the driver's own counter (NVML), sampled.
+
+    Used as a context manager around a load; for one thread.
+    """
+
+    def __init__(self, ordinal: int = 0, *, every_s: float = 0.1) -> None:
+        self._nvml: Any = importlib.import_module("pynvml")
+        self._nvml.nvmlInit()
+        self._device = self._nvml.nvmlDeviceGetHandleByIndex(ordinal)
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._samples: list[int] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    @property
+    def share(self) -> float:
+        """Mean of the samples but the first few, 0 to 1; NaN without samples."""
+        settled = self._samples[3:] or self._samples
+        return float(np.mean(settled)) / 100 if settled else float("nan")
+
+    def __enter__(self) -> BusyMeter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self._samples.append(int(self._nvml.nvmlDeviceGetUtilizationRates(self._device).gpu))
+
+
+def gpu_seconds(work: Callable[[], object]) -> float:
+    """Seconds in which the GPU did anything while ``work`` ran, by PyTorch's profiler (CUPTI)."""
+    torch: Any = importlib.import_module("torch")
+    profiler: Any = importlib.import_module("torch.profiler")
+    torch.cuda.init()
+    with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as recorded:
+        work()
+        torch.cuda.synchronize()
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in recorded.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    busy = covered = 0.0
+    for start, end in spans:
+        busy += max(0.0, end - max(start, covered))
+        covered = max(covered, end)
+    return busy / 1e6

@@ -1,0 +1,183 @@
+"""How fast is the whole pipeline on a GPU, alone and under load?
+
+    python -m benchmarks.pipeline_gpu [--json FILE] [--products N] [--soak 20000]
+
+1,000,000 products: ESCI's and generated ones. Text in, a page of ten out: tokenize, encode on the
+GPU, lexical and dense recall (256 each), prerank, the cross-encoder over the best 256, diversify.
+The catalog is built once into ``.bench/`` (minutes); ``--build-only`` stops there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.gpu_load import BusyMeter, closed_loop, gpu_seconds, open_loop
+from benchmarks.gpu_pipeline import GpuPipeline, build_catalog, open_pipeline, query_texts
+from benchmarks.report import Report, quantiles
+from searchpipe.device.facts import driver_facts
+
+CALLERS = (1, 4, 16, 64)
+BUDGET_MS = 50.0
+_ALONE = 500
+_TRACED = 100
+
+
+def main() -> None:
+    """Measure and report."""
+    title = "How fast is the whole pipeline on a GPU, alone and under load?"
+    parser = Report.parser("pipeline_gpu", title)
+    parser.add_argument("--products", type=int, default=1_000_000)
+    parser.add_argument("--lanes", type=int, default=1)
+    parser.add_argument("--slots", type=int, default=3)
+    parser.add_argument("--plan", type=Path, help="a TensorRT plan of the cross-encoder to try first")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load (default: %(default)s)")
+    parser.add_argument("--soak", type=int, default=0, help="queries of the memory check")
+    parser.add_argument("--build-only", action="store_true")
+    args = parser.parse_args()
+    facts = driver_facts()
+    if not facts.available:
+        raise SystemExit(f"This benchmark needs a GPU: {facts.reason}.")
+    begin = time.perf_counter()
+    catalog = build_catalog(args.products, args.seed)
+    print(f"catalog ready after {time.perf_counter() - begin:.1f} s: {catalog}", flush=True)
+    if args.build_only:
+        return
+    packages = ("onnxruntime-gpu", "faiss-gpu-cuvs", "tantivy", "tokenizers")
+    report = Report.from_args("pipeline_gpu", title, packages=packages, args=args)
+    report.note(facts.devices[0].line())
+    begin = time.perf_counter()
+    opened = open_pipeline(catalog, lanes=args.lanes, slots=args.slots, budget_ms=BUDGET_MS, plan=args.plan)
+    report.figure("open_s", time.perf_counter() - begin, unit="s")
+    report.note(opened.engines())
+    report.note(opened.recall.describe())
+    try:
+        texts = query_texts(catalog)
+        _warm_up(opened, texts)
+        _alone(report, opened, texts)
+        rate = _closed(report, opened, texts, args)
+        _open(report, opened, texts, rate, args)
+        if args.soak:
+            _soak(report, opened, texts, args.soak)
+    finally:
+        opened.close()
+    report.finish()
+
+
+def _warm_up(opened: GpuPipeline, texts: list[str]) -> None:
+    for text in texts[:200]:
+        opened.pipeline.search(text, budget_ms=math.inf)
+
+
+def _alone(report: Report, opened: GpuPipeline, texts: list[str]) -> None:
+    """One query at a time: the time of each, of each stage, and how much of it the GPU works."""
+    seconds, given_up = [], 0
+    stages: dict[str, list[float]] = {}
+    for turn in range(_ALONE):
+        begin = time.perf_counter()
+        page = opened.pipeline.search(texts[turn % len(texts)])
+        seconds.append(time.perf_counter() - begin)
+        given_up += bool(page.degradations)
+        for span in page.trace.spans:
+            stages.setdefault(span.stage, []).append(span.ms / 1e3)
+    found = report.times("one query at a time", seconds)
+    report.figure("pipeline_p50_ms", 1e3 * found["p50"], unit="ms", goal="<= 10")
+    report.figure("pipeline_p99_ms", 1e3 * found["p99"], unit="ms", goal="<= 15")
+    report.figure("degraded_share", given_up / len(seconds), goal="= 0")
+    for name, values in stages.items():
+        report.times(f"stage {name}", values)
+
+    def some() -> None:
+        for turn in range(_TRACED):
+            opened.pipeline.search(texts[turn % len(texts)])
+
+    busy = gpu_seconds(some) / _TRACED
+    report.figure("gpu_ms_per_query", 1e3 * busy, unit="ms")
+    same = quantiles(seconds[:_TRACED], (0.5,))["p50"]
+    report.figure("host_ms_p50", max(0.0, 1e3 * (same - busy)), unit="ms", goal="<= 0.5")
+
+
+def _closed(report: Report, opened: GpuPipeline, texts: list[str], args: argparse.Namespace) -> float:
+    """1, 4, 16 and 64 callers that ask without a pause; returns the saturated rate."""
+    best, busy = 0.0, 0.0
+    for callers in CALLERS:
+        with BusyMeter() as meter:
+            load = closed_loop(
+                lambda text: opened.pipeline.search(text, budget_ms=math.inf),
+                texts,
+                callers=callers,
+                duration_s=args.seconds,
+            )
+        found = report.times(f"{callers} callers", load.seconds)
+        report.note(
+            f"{callers} callers: {load.rate:,.0f} queries/s, p50 {1e3 * found['p50']:.1f} ms, "
+            f"p99 {1e3 * found['p99']:.1f} ms, GPU busy {meter.share:.0%}, {load.failures} failures"
+        )
+        if load.rate > best:
+            best, busy = load.rate, meter.share
+    stats = opened.scorer.chain.scorer.stats()
+    report.figure("saturated_qps", best, unit="queries/s")
+    report.figure("gpu_busy_share", busy, goal=">= 0.9")
+    report.note(f"scorer: {stats.rows} rows in {stats.batches} batches for {stats.requests} requests")
+    return best
+
+
+def _open(
+    report: Report, opened: GpuPipeline, texts: list[str], rate: float, args: argparse.Namespace
+) -> None:
+    """70% of the saturated rate, arriving at random, each query with its budget of 50 ms."""
+    given_up: list[int] = []
+
+    def ask(text: str) -> None:
+        given_up.append(len(opened.pipeline.search(text, budget_ms=BUDGET_MS).degradations))
+
+    load = open_loop(ask, texts, rate=0.7 * rate, duration_s=args.seconds, seed=args.seed)
+    found = report.times(f"open loop at {0.7 * rate:,.0f} queries/s", load.seconds)
+    report.figure("open_loop_p99_ms", 1e3 * found["p99"], unit="ms", goal="< 30")
+    report.figure("open_loop_degraded_share", float(np.mean(np.array(given_up) > 0)))
+    report.note(f"open loop: {len(load.seconds)} answers, {load.failures} failures")
+
+
+def _soak(report: Report, opened: GpuPipeline, texts: list[str], count: int) -> None:
+    """Memory of the device and the host over many queries."""
+    device = driver_facts().devices[0].free_bytes
+    host = _resident()
+    load = closed_loop(
+        lambda text: opened.pipeline.search(text, budget_ms=math.inf),
+        texts,
+        callers=16,
+        duration_s=1.0,
+    )
+    report_every = max(1, count // 4)
+    done = len(load.seconds)
+    while done < count:
+        done += len(
+            closed_loop(
+                lambda text: opened.pipeline.search(text, budget_ms=math.inf),
+                texts,
+                callers=16,
+                duration_s=min(5.0, report_every / max(load.rate, 1.0)),
+            ).seconds
+        )
+    report.figure("soak_queries", done)
+    drift = device - driver_facts().devices[0].free_bytes
+    report.figure("soak_device_drift_mib", drift / 2**20, unit="MiB", goal="= 0")
+    report.figure("soak_host_drift_mib", (_resident() - host) / 2**20, unit="MiB")
+
+
+def _resident() -> int:
+    """Bytes of this process in memory now, or at most so far where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

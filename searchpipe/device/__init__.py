@@ -1,0 +1,1 @@
+"""What is known about GPUs and their memory, and names for what runs on them."""

@@ -1,0 +1,279 @@
+"""Many callers, one index that only one thread at a time may search."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from searchpipe.arrays import Bool, Float32, Int32
+from searchpipe.device import nvtx
+from searchpipe.errors import ClosedError, EngineError, OverloadedError, QueryError
+from searchpipe.recall.lookup import BatchIndex, Found, Lookup
+from searchpipe.recall.policy import CoalescePolicy
+
+_WAITING, _TAKEN, _LEADER, _DONE = range(4)
+_POLL_S = 0.005  # how late a departed caller may notice that it has left
+_COST_MEMORY = 0.2  # weight of the newest search in the running mean of what one takes
+
+
+class RecallTimeoutError(EngineError):
+    """No result within the time that the caller gave."""
+
+    code = "recall_timeout"
+
+
+class _Request:
+    __slots__ = ("arrival", "deadline", "departed", "error", "found", "group", "lookup", "state", "wake")
+
+    def __init__(self, lookup: Lookup, arrival: float, deadline: float) -> None:
+        self.lookup = lookup
+        self.arrival = arrival
+        self.deadline = deadline
+        self.group = lookup.group
+        self.departed = False
+        self.state = _WAITING
+        self.found: Found | None = None
+        self.error: BaseException | None = None
+        self.wake = threading.Lock()  # released once: with the result, or with the lead
+        self.wake.acquire()
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchStats:
+    """Counts since the start. ``cost_s`` is the running mean of a search, in seconds."""
+
+    searches: int
+    lookups: int
+    largest: int
+    failures: int
+    dropped: int
+    waiting: int
+    cost_s: float
+
+
+class Dispatcher:
+    """Coalesces the lookups of concurrent callers into searches, one at a time.
+
+    There is no thread in between, because handing a lone query over to one and
+    back would cost about as much as the search: the caller that finds the index idle leads,
+    that is, it searches for itself and for all that wait; when its own result
+    is there, the one that has waited longest leads next. So exactly one thread is
+    ever inside the index, a lone caller's search begins at once, and callers that
+    come during a search make up the next one.
+
+    Any thread may call anything. ``close`` lets the waiting finish.
+
+    Args:
+        index: what is searched.
+        policy: batch size, delay, length of the queue.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        index: BatchIndex,
+        *,
+        policy: CoalescePolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._index = index
+        self._policy = policy or CoalescePolicy()
+        self._clock = clock
+        self._changed = threading.Condition(threading.Lock())
+        self._waiting: list[_Request] = []
+        self._led = False
+        self._closed = False
+        self._searches = self._lookups = self._largest = self._failures = self._dropped = 0
+        self._cost_s = 0.0
+
+    def search(
+        self,
+        vector: Any,
+        k: int,
+        *,
+        mask: Bool | None = None,
+        timeout_s: float = math.inf,
+        departed: Callable[[], bool] | None = None,
+    ) -> tuple[Int32, Float32]:
+        """The ``k`` documents nearest to ``vector``, best first.
+
+        Args:
+            vector: float32 ``(dim,)``, on the host or (``__cuda_array_interface__``) on the device.
+            k: at most as many; 1 or more.
+            mask: bool ``(count,)`` of the allowed documents; callers that pass the same array share a search.
+            timeout_s: seconds to wait at most.
+            departed: asked now and then while waiting; once it is true, the lookup is dropped.
+
+        Returns:
+            docs int32 ``(m,)`` and inner products float32 ``(m,)``, m <= k.
+
+        Raises:
+            EngineError: the search that this lookup was in failed; others are not touched.
+            RecallTimeoutError: no result in time, or the caller has left.
+            OverloadedError: too many wait already.
+            QueryError: a vector, k or mask that the index cannot take.
+            ClosedError: the dispatcher was closed.
+        """
+        if not 1 <= k <= self._index.max_k:
+            raise QueryError(f"k is {k}; the index gives 1 to {self._index.max_k}.")
+        lookup = Lookup(vector, k, mask)
+        self._index.check(lookup)
+        now = self._clock()
+        timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
+        request = _Request(lookup, now, now + timeout_s)
+        if self._enter(request) or self._follow(request, timeout_s, departed):
+            self._lead(request)
+        if request.error is not None:
+            raise request.error
+        assert request.found is not None
+        return self._index.finish(lookup, request.found)
+
+    def stats(self) -> DispatchStats:
+        """A copy of the counts."""
+        with self._changed:
+            return DispatchStats(
+                self._searches,
+                self._lookups,
+                self._largest,
+                self._failures,
+                self._dropped,
+                len(self._waiting),
+                self._cost_s,
+            )
+
+    def close(self) -> None:
+        """Refuse new lookups and wait until those that wait are answered. Idempotent."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._led and not self._waiting)
+
+    def _enter(self, request: _Request) -> bool:
+        """Queue the request; whether its caller leads."""
+        with self._changed:
+            if self._closed:
+                raise ClosedError("The recall dispatcher was closed.")
+            if not self._policy.admits(len(self._waiting)):
+                raise OverloadedError(
+                    f"{len(self._waiting)} lookups wait; the limit is {self._policy.max_waiting}.",
+                    cure="Try again later.",
+                )
+            self._waiting.append(request)
+            if self._led:
+                self._changed.notify_all()  # a leader may be waiting for company
+                return False
+            self._led = True
+            request.state = _LEADER
+            return True
+
+    def _follow(self, request: _Request, timeout_s: float, departed: Callable[[], bool] | None) -> bool:
+        """Wait for a result, or for the lead; whether it is the lead."""
+        while True:
+            left = max(0.0, request.deadline - self._clock())
+            woken = request.wake.acquire(timeout=left if departed is None else min(left, _POLL_S))
+            if not woken and departed is not None and departed():
+                request.departed = True
+            with self._changed:
+                if request.state == _DONE:
+                    return False
+                gone = request.departed or request.deadline <= self._clock()
+                if not gone:
+                    if request.state == _LEADER:
+                        return True
+                    continue
+                if request.state == _LEADER:
+                    self._hand_over(request)
+                elif request in self._waiting:
+                    self._waiting.remove(request)
+                self._dropped += 1
+                request.state = _DONE
+            raise RecallTimeoutError(
+                "The caller left before the search."
+                if request.departed
+                else f"No result within {timeout_s:.4f} s."
+            )
+
+    def _lead(self, request: _Request) -> None:
+        """Search until ``request`` has its result, then let the next one lead."""
+        try:
+            while request.state != _DONE:
+                batch = self._next_batch()
+                if batch:
+                    self._search(batch)
+        finally:
+            with self._changed:
+                self._hand_over(request)
+
+    def _next_batch(self) -> list[_Request]:
+        with self._changed:
+            cut = self._policy.cut(self._waiting, self._clock(), self._cost_s)
+            for late in cut.dropped:
+                self._waiting.remove(late)
+                self._dropped += 1
+                self._end(late, error=RecallTimeoutError("The time was up before the search."))
+            if not cut.batch:
+                if cut.wait_s and not math.isinf(cut.wait_s):
+                    self._changed.wait(cut.wait_s)
+                return []
+            for one in cut.batch:
+                self._waiting.remove(one)
+                if one.state == _WAITING:
+                    one.state = _TAKEN
+            return cut.batch
+
+    def _search(self, batch: list[_Request]) -> None:
+        begin = self._clock()
+        try:
+            with nvtx.range("recall:batch"):
+                found = self._index.search_batch([one.lookup for one in batch])
+            if len(found) != len(batch):
+                raise EngineError(f"The index gave {len(found)} results for {len(batch)} lookups.")
+        except BaseException as error:
+            with self._changed:
+                self._failures += 1
+                for one in batch:
+                    self._end(one, error=_for_caller(error))
+            if not isinstance(error, Exception):
+                raise  # an interrupt belongs to the thread that led; the others get an error
+            return
+        cost = self._clock() - begin
+        with self._changed:
+            self._searches += 1
+            self._lookups += len(batch)
+            self._largest = max(self._largest, len(batch))
+            self._cost_s += (cost - self._cost_s) * (_COST_MEMORY if self._searches > 1 else 1.0)
+            for one, result in zip(batch, found, strict=True):
+                self._end(one, found=result)
+
+    def _end(
+        self, request: _Request, *, found: Found | None = None, error: BaseException | None = None
+    ) -> None:
+        """Give a request its result; with the lock held."""
+        if request.state == _DONE:
+            return  # its caller has left
+        waits = request.state in (_WAITING, _TAKEN)
+        request.found, request.error, request.state = found, error, _DONE
+        if waits:
+            request.wake.release()
+
+    def _hand_over(self, request: _Request) -> None:
+        """Make the one that has waited longest the leader; with the lock held."""
+        if request in self._waiting:  # it leaves without having searched
+            self._waiting.remove(request)
+        if self._waiting:
+            heir = self._waiting[0]
+            heir.state = _LEADER
+            heir.wake.release()
+        else:
+            self._led = False
+            self._changed.notify_all()
+
+
+def _for_caller(error: BaseException) -> BaseException:
+    """What one of several callers is told: an error of its own, so that tracebacks do not mix."""
+    told = EngineError(f"The search failed: {type(error).__name__}: {error}")
+    told.__cause__ = error
+    return told

@@ -1,0 +1,339 @@
+"""A catalog's vectors in a FAISS index on a GPU, with filters and exact scores."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from searchpipe.arrays import Bool, Float32, Int32, Int64
+from searchpipe.catalog.exact import exact_search, ranked
+from searchpipe.catalog.optional import require
+from searchpipe.device import nvtx
+from searchpipe.device.plan import MIB
+from searchpipe.errors import EngineError, QueryError
+from searchpipe.recall.faiss_build import make_index, make_resources, require_gpu_faiss
+from searchpipe.recall.filtering import choose_way
+from searchpipe.recall.lookup import Found, Lookup, on_device
+from searchpipe.recall.rule import MAX_PROBES, IndexPlan
+
+TEMP_BYTES = 256 * MIB
+PINNED_BYTES = 32 * MIB
+
+_MAX_SELECTION = 2048  # FAISS's kernels select no more
+_MAX_GRAPH_RESULTS = 1024
+_ROUNDING_MARGIN = 16  # float16 may swap near ties, so a few more are fetched and scored exactly
+_PQ_FACTOR = 4
+
+
+class ExactSearch(Protocol):
+    """Finds the best among allowed documents by comparing all of them; one thread at a time."""
+
+    def search(self, query: Float32, k: int, mask: Bool) -> Int64:
+        """Ids int64 ``(m,)`` of at least the ``k`` best allowed, in no particular order."""
+        ...
+
+
+class GpuIndex:
+    """Inner products with a catalog's vectors, searched on a GPU.
+
+    ``search_batch``, ``search_many`` and ``close`` are for one thread at a time,
+    because FAISS's GPU indexes are not safe for more, even for reading: give
+    the index to a :class:`searchpipe.recall.dispatcher.Dispatcher`. ``finish``
+    is safe from many threads.
+
+    Answers are the best found by the exact float32 inner product: what an
+    index with rounded codes finds is scored again on the host, by the thread
+    of the caller. A filter never lets a document through that it does not allow,
+    and k come back if k are allowed: an index that gives too few is asked for more, and at
+    last all allowed documents are compared.
+
+    Args:
+        plan: of :func:`searchpipe.recall.rule.choose_index`.
+        vectors: float32 ``(count, dim)``, may be memory-mapped; kept for the exact scores.
+        centroids: see :func:`searchpipe.recall.faiss_build.make_index`.
+        device: ordinal of the GPU.
+        stream: a CUstream as a number, which must outlive the index; 0 for FAISS's own.
+        temp_bytes: device memory for FAISS's temporaries.
+        use_cuvs: whether lists are searched by cuVS, which can skip what a filter excludes.
+        exact: compares all allowed documents on the device; on the host if None. May be set later,
+            before the index is shared.
+        faiss: the module; the installed one if None.
+
+    Raises:
+        MissingDependencyError: no FAISS for GPUs, or no GPU.
+        EngineError: FAISS could not make the index.
+    """
+
+    def __init__(
+        self,
+        plan: IndexPlan,
+        vectors: Float32,
+        *,
+        centroids: Float32 | None = None,
+        device: int = 0,
+        stream: int = 0,
+        temp_bytes: int = TEMP_BYTES,
+        use_cuvs: bool = False,
+        exact: ExactSearch | None = None,
+        faiss: Any = None,
+    ) -> None:
+        if vectors.shape != (plan.count, plan.dim):
+            raise EngineError(
+                f"The plan is for {plan.count} x {plan.dim} and the vectors are {vectors.shape}."
+            )
+        self._faiss = faiss or require_gpu_faiss()
+        self.plan = plan
+        self.dim = plan.dim
+        self.count = plan.count
+        self._vectors = vectors
+        self.exact = exact
+        self._stream = stream
+        self._widest = _MAX_GRAPH_RESULTS if plan.kind == "cagra" else _MAX_SELECTION
+        self._selects = plan.kind == "cagra" or (use_cuvs and plan.kind != "flat")
+        try:
+            with nvtx.range("recall:build"):
+                self._resources = make_resources(
+                    self._faiss,
+                    device=device,
+                    stream=stream,
+                    temp_bytes=temp_bytes,
+                    pinned_bytes=PINNED_BYTES,
+                )
+                self._index, self._kept = make_index(
+                    self._faiss,
+                    self._resources,
+                    plan,
+                    vectors,
+                    device=device,
+                    centroids=centroids,
+                    use_cuvs=use_cuvs,
+                )
+        except RuntimeError as error:
+            raise EngineError(f"FAISS cannot make the index on GPU {device}: {error}") from error
+
+    @property
+    def max_k(self) -> int:
+        """The most documents that one lookup may want."""
+        return self._widest - (0 if self.plan.exact_scores else _ROUNDING_MARGIN)
+
+    @property
+    def probes(self) -> int:
+        """Lists that a query reads; 0 without lists. Set by the thread that searches."""
+        return self._index.nprobe if self.plan.lists else 0
+
+    @probes.setter
+    def probes(self, value: int) -> None:
+        if not self.plan.lists or not 1 <= value <= min(self.plan.lists, MAX_PROBES):
+            raise EngineError(f"{value} lists cannot be read of {self.plan.lists}.")
+        self._index.nprobe = value
+
+    def search_many(
+        self, queries: Any, k: int, *, mask: Bool | None = None, probes: int = 0
+    ) -> tuple[Int64, Float32]:
+        """Search as FAISS does, without exact scores.
+
+        Args:
+            queries: float32 ``(n, dim)``, C-contiguous: NumPy, or device memory
+                (``__cuda_array_interface__``) that is complete or written by the index's own stream.
+            k: results of each.
+            mask: only honoured by an index that selects, and then only as a hint.
+            probes: lists to read, instead of the index's own number; 0 for that.
+
+        Returns:
+            ids int64 ``(n, k)``, negative where there are fewer, and scores float32 ``(n, k)``.
+
+        Raises:
+            EngineError: FAISS failed.
+        """
+        n = queries.shape[0]
+        ids = np.empty((n, k), np.int64)
+        scores = np.empty((n, k), np.float32)
+        faiss = self._faiss
+        parameters, kept = self._parameters(k, mask, probes)
+        try:
+            with nvtx.range("recall:search"):
+                if self.plan.kind == "cagra" and self.plan.codes == "float16":
+                    # A graph of float16 vectors takes queries of the same type.
+                    half = _as_half(queries)
+                    pointer = _void_pointer(faiss, half)
+                    self._index.search_ex(
+                        n, pointer, faiss.Float16, k, faiss.swig_ptr(scores), faiss.swig_ptr(ids), parameters
+                    )
+                else:
+                    pointer = _float_pointer(faiss, queries)
+                    self._index.search_c(
+                        n, pointer, k, faiss.swig_ptr(scores), faiss.swig_ptr(ids), parameters
+                    )
+        except RuntimeError as error:
+            raise EngineError(f"The GPU search of {n} queries failed: {error}") from error
+        finally:
+            del kept
+        return ids, scores
+
+    def check(self, lookup: Lookup) -> None:
+        """Refuse a vector that is not float32 ``(dim,)`` and finite, and a mask of another length.
+
+        Vectors on the device are not looked into.
+
+        Raises:
+            QueryError: says what is wrong.
+        """
+        vector, mask = lookup.vector, lookup.mask
+        if tuple(vector.shape) != (self.dim,) or np.dtype(vector.dtype) != np.float32:
+            raise QueryError(
+                f"The query vector is {vector.dtype} {tuple(vector.shape)}; float32 ({self.dim},) is needed.",
+                cure="Encode queries with the model that the snapshot was built with.",
+            )
+        if not on_device(vector) and not np.isfinite(vector).all():
+            raise QueryError("The query vector holds NaN or infinity.")
+        if mask is not None and mask.shape != (self.count,):
+            raise QueryError(f"The mask has {mask.size} entries, the index {self.count} documents.")
+
+    def search_batch(self, lookups: list[Lookup]) -> list[Found]:
+        """Search for lookups that share a mask, or have none.
+
+        Raises:
+            EngineError: FAISS failed.
+        """
+        if lookups[0].mask is not None:
+            return [self._masked(lookup) for lookup in lookups]
+        queries = self._stack([lookup.vector for lookup in lookups])
+        width = self._fetch(max(lookup.k for lookup in lookups))
+        ids, scores = self.search_many(queries, width)
+        # Each keeps what it would have got alone, so that answers do not depend on company.
+        widths = [self._fetch(lookup.k) for lookup in lookups]
+        return [Found(ids[row, :n], scores[row, :n]) for row, n in enumerate(widths)]
+
+    def finish(self, lookup: Lookup, found: Found) -> tuple[Int32, Float32]:
+        """Give what was found its exact scores and order; any thread."""
+        query = self._on_host(lookup.vector)
+        if not found.complete:
+            return exact_search(self._vectors, query, lookup.k, lookup.mask)
+        valid = (found.ids >= 0) & (found.ids < self.count)
+        ids, scores = found.ids[valid], found.scores[valid]
+        if not self.plan.exact_scores:
+            scores = self._vectors[ids] @ query
+        docs, scores = ranked(ids, scores)
+        return docs[: lookup.k], scores[: lookup.k]
+
+    def close(self) -> None:
+        """Free the device memory. Idempotent; no search may be running."""
+        self._index = self._resources = self.exact = None
+        self._kept = []
+
+    def _masked(self, lookup: Lookup) -> Found:
+        mask = lookup.mask
+        assert mask is not None
+        allowed = int(np.count_nonzero(mask))
+        k = min(lookup.k, allowed)
+        if not k:
+            return Found(np.empty(0, np.int64), np.empty(0, np.float32))
+        needed = min(self._fetch(k), allowed)
+        way, width = choose_way(
+            needed,
+            self.count,
+            allowed,
+            max_k=self._widest,
+            selects=self._selects,
+            compares=self.exact is not None,
+        )
+        # What is allowed lies as much farther apart as there is less of it.
+        probes = min(self.plan.lists, MAX_PROBES, int(self.probes * self.count / allowed))
+        queries = self._stack([lookup.vector])
+        while way != "exact":
+            selected = mask if way == "selector" else None
+            ids, scores = self.search_many(queries, width, mask=selected, probes=probes)
+            row = ids[0]
+            # Also after a selector: some indexes accept one and ignore it.
+            keep = (row >= 0) & (row < self.count)
+            keep[keep] = mask[row[keep]]
+            if np.count_nonzero(keep) >= needed:
+                return Found(row[keep], scores[0][keep])
+            if way == "selector" or width >= min(self._widest, self.count):
+                break
+            width = min(2 * width, self._widest, self.count)
+        if self.exact is None:
+            return Found(np.empty(0, np.int64), np.empty(0, np.float32), complete=False)
+        query = self._on_host(lookup.vector)
+        best = self.exact.search(query, k, mask)
+        return Found(best, self._vectors[best] @ query)
+
+    def _fetch(self, k: int) -> int:
+        """Results to ask for so that the ``k`` best by the exact scores are among them."""
+        if self.plan.codes == "pq":
+            k = max(k + _ROUNDING_MARGIN, _PQ_FACTOR * k)
+        elif not self.plan.exact_scores:
+            k += _ROUNDING_MARGIN
+        return min(k, self.count, self._widest)
+
+    def _parameters(self, k: int, mask: Bool | None, probes: int) -> tuple[Any, Any]:
+        """Search parameters, and what they point into."""
+        wanted: dict[str, Any] = {}
+        bits = None
+        if mask is not None:
+            bits = np.packbits(mask, bitorder="little")
+            wanted["sel"] = self._faiss.IDSelectorBitmap(len(mask), self._faiss.swig_ptr(bits))
+        if self.plan.kind == "cagra":
+            # The internal list must hold k; twice that is where recall was measured.
+            wanted["itopk_size"] = max(64, -(-2 * k // 32) * 32)
+            return self._faiss.SearchParametersCagra(**wanted), bits
+        if self.plan.lists and (wanted or probes):
+            return self._faiss.SearchParametersIVF(nprobe=probes or self.probes, **wanted), bits
+        return None, bits
+
+    def _stack(self, vectors: list[Any]) -> Any:
+        if all(on_device(vector) for vector in vectors):
+            return _OneRow(vectors[0], self.dim) if len(vectors) == 1 else self._stack_on_device(vectors)
+        return np.stack([self._on_host(vector) for vector in vectors])
+
+    def _stack_on_device(self, vectors: list[Any]) -> Any:
+        cupy = require("cupy", "gpu")
+        # On the stream that FAISS uses, so nothing has to be waited for here; cupy makes
+        # this stream wait for those that the producers of the vectors have named.
+        stream = cupy.cuda.ExternalStream(self._stream) if self._stream else cupy.cuda.Stream.null
+        with stream:
+            stacked = cupy.stack([cupy.asarray(vector) for vector in vectors])
+        if not self._stream:
+            stream.synchronize()
+        return stacked
+
+    @staticmethod
+    def _on_host(vector: Any) -> Float32:
+        if not on_device(vector):
+            return np.ascontiguousarray(vector, np.float32)
+        cupy = require("cupy", "gpu")
+        copied: Float32 = cupy.asnumpy(cupy.asarray(vector))
+        return copied
+
+
+class _OneRow:
+    """A query vector on the device, seen as an array of one row."""
+
+    def __init__(self, vector: Any, dim: int) -> None:
+        shown = dict(vector.__cuda_array_interface__)
+        shown.update(shape=(1, dim), strides=None)
+        self._vector = vector  # owns the memory
+        self.shape = (1, dim)
+        self.__cuda_array_interface__ = shown
+
+
+def _as_half(queries: Any) -> Any:
+    if not on_device(queries):
+        return queries.astype(np.float16)
+    cupy = require("cupy", "gpu")
+    half = cupy.asarray(queries).astype(np.float16)
+    cupy.cuda.get_current_stream().synchronize()
+    return half
+
+
+def _float_pointer(faiss: Any, array: Any) -> Any:
+    if on_device(array):
+        return faiss.cast_integer_to_float_ptr(array.__cuda_array_interface__["data"][0])
+    return faiss.swig_ptr(array)
+
+
+def _void_pointer(faiss: Any, array: Any) -> Any:
+    if on_device(array):
+        return faiss.cast_integer_to_void_ptr(array.__cuda_array_interface__["data"][0])
+    return faiss.swig_ptr(array)
