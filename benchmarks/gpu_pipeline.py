@@ -12,10 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from searchpipe.runtime.buckets import choose_buckets
-from searchpipe.runtime.open_chain import ChainOptions, open_chain
-from searchpipe.runtime.pair_scorer import ChainPairScorer
-from searchpipe.runtime.text_encoder import ChainTextEncoder
 
 from benchmarks.gpu_data import esci_folder
 from benchmarks.gpu_models import CACHE, float_model
@@ -32,6 +28,10 @@ from searchpipe.pipeline import Pipeline
 from searchpipe.recall.open import OpenRecall, open_recall
 from searchpipe.recall.settings import GpuRecallSettings
 from searchpipe.recall.source import SharedDense
+from searchpipe.runtime.buckets import choose_buckets
+from searchpipe.runtime.open_chain import ChainOptions, open_chain
+from searchpipe.runtime.pair_scorer import ChainPairScorer
+from searchpipe.runtime.text_encoder import ChainTextEncoder
 from searchpipe.stages.base import Stage
 from searchpipe.stages.encode import Encode
 from searchpipe.stages.recall import Lexical, Recall

@@ -19,9 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from searchpipe.runtime.buckets import choose_buckets
-from searchpipe.runtime.open_chain import ChainOptions, open_chain
-from searchpipe.runtime.pair_scorer import ChainPairScorer
 
 from benchmarks.gpu_data import CANDIDATES, Task, scoring_task
 from benchmarks.gpu_models import FloatModel, float_model
@@ -32,6 +29,9 @@ from searchpipe.arrays import Float32, Int32
 from searchpipe.device import nvtx
 from searchpipe.device.facts import driver_facts
 from searchpipe.models.tokenizer import TextTokenizer
+from searchpipe.runtime.buckets import choose_buckets
+from searchpipe.runtime.open_chain import ChainOptions, open_chain
+from searchpipe.runtime.pair_scorer import ChainPairScorer
 
 MAX_QUERY_TOKENS = 32
 TOP = 50
