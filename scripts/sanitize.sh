@@ -35,21 +35,27 @@ done
 mkdir -p "$build"
 # -O1 keeps reports readable and the programs fast enough; the depfiles (-MMD) make rebuilds incremental.
 cat >"$build/Makefile" <<'MAKE'
-core := $(patsubst csrc/core/%.cc,%,$(wildcard csrc/core/*.cc))
+# Everything but the bindings; what a program does not use is left out by the linker.
+sources := $(wildcard csrc/core/*.cc csrc/cuda/*.cc csrc/runtime/*.cc)
+objects := $(sources:csrc/%.cc=%.o)
 common := -std=c++20 -O1 -g -fno-omit-frame-pointer -Wall -Wextra -Icsrc -pthread
 flags_address := -fsanitize=address,undefined -fno-sanitize-recover=all
 flags_thread := -fsanitize=thread
 
 define rules
-$(build)/$(1)/%.o: csrc/core/%.cc $(build)/flags
+$(build)/$(1)/%.o: csrc/%.cc $(build)/flags
 	@mkdir -p $$(@D)
 	$$(CXX) $(common) $(flags_$(1)) -MMD -MP -c $$< -o $$@
-$(build)/$(1)/stress_%.o: csrc/tests/stress_%.cc $(build)/flags
+$(build)/$(1)/library.a: $(objects:%=$(build)/$(1)/%)
+	@rm -f $$@
+	$$(AR) crs $$@ $$^
+$(build)/$(1)/stress_%: $(build)/$(1)/tests/stress_%.o $(build)/$(1)/library.a
+	$$(CXX) $(common) $(flags_$(1)) $$^ -ldl -o $$@
+# The fake driver that the runtime's program runs on, under the same sanitizer.
+$(build)/$(1)/fake_cuda.so: csrc/tests/fake_cuda/fake_cuda.cc $(wildcard csrc/tests/fake_cuda/*.h) $(build)/flags
 	@mkdir -p $$(@D)
-	$$(CXX) $(common) $(flags_$(1)) -MMD -MP -c $$< -o $$@
-$(build)/$(1)/stress_%: $(build)/$(1)/stress_%.o $(core:%=$(build)/$(1)/%.o)
-	$$(CXX) $(common) $(flags_$(1)) $$^ -o $$@
--include $(wildcard $(build)/$(1)/*.d)
+	$$(CXX) $(common) $(flags_$(1)) -fPIC -shared $$< -o $$@
+-include $(wildcard $(build)/$(1)/*/*.d)
 endef
 $(foreach kind,address thread,$(eval $(call rules,$(kind))))
 .SECONDARY:
@@ -62,7 +68,8 @@ programs=()
 for kind in address thread; do
   for name in "${names[@]}"; do programs+=("$build/$kind/stress_$name"); done
 done
-make --no-print-directory -s -j "$jobs" -f "$build/Makefile" build="$build" CXX="$CXX" "${programs[@]}"
+make --no-print-directory -s -j "$jobs" -f "$build/Makefile" build="$build" CXX="$CXX" "${programs[@]}" \
+  "$build/address/fake_cuda.so" "$build/thread/fake_cuda.so"
 
 export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1"
 export UBSAN_OPTIONS="print_stacktrace=1"
@@ -74,6 +81,8 @@ failed=0
 for program in "${programs[@]}"; do
   label="$(basename "$(dirname "$program")") $(basename "$program")"
   start=$SECONDS
+  SEARCHPIPE_LIBCUDA="$(cd "$(dirname "$program")" && pwd)/fake_cuda.so"
+  export SEARCHPIPE_LIBCUDA
   if output=$("${fixed_addresses[@]}" "$program" 2>&1); then
     echo "ok      $label ($((SECONDS - start)) s): ${output##*$'\n'}"
   else
