@@ -80,7 +80,7 @@ def pair_tokenizer(path: Path) -> Any:
 
 def fused_half(model: Path) -> Path:
     """The model as ONNX Runtime's own tools prepare it: attention fused, half precision; made once."""
-    out = CACHE / "peer-fp16.onnx"
+    out = CACHE / "peer-dequantized-fp16.onnx"
     if not out.exists():
         optimizer: Any = importlib.import_module("onnxruntime.transformers.optimizer")
         made = optimizer.optimize_model(

@@ -18,12 +18,14 @@ from typing import Any, Literal
 from searchpipe.errors import MissingDependencyError, ModelError
 
 # Part of the cache's key: raise it when the rewrite changes.
-_REWRITE_VERSION = 1
+_REWRITE_VERSION = 2
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _SMALLEST_NORM = 1e-12
 _CHUNK_BYTES = 1 << 20
 # Operators of dynamic int8 quantisation, which ONNX Runtime's CUDA provider leaves to the CPU.
 _CPU_ONLY = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
+# What ONNX Runtime's optimizer makes of softmax(q k' / sqrt(d) + mask) v.
+_ATTENTION = {"Attention", "MultiHeadAttention"}
 # Reductions take their axes as an input from this operator set on.
 _OLDEST_OPSET = 13
 
@@ -51,7 +53,8 @@ def prepare_onnx(model_path: Path, out: Path, options: PrepareOptions | None = N
     versions of the tools, so one folder serves any number of models.
 
     Raises:
-        ModelError: the file cannot be read, is not ONNX, or its inputs are not those of a text model.
+        ModelError: the file cannot be read, is not ONNX, its inputs are not those of a text model, or
+            its attention was to be fused and was not recognised.
         MissingDependencyError: the packages onnx, onnxruntime or sympy are not installed.
     """
     chosen = options or PrepareOptions()
@@ -114,6 +117,8 @@ def _rewrite(onnx: Any, path: Path, options: PrepareOptions) -> Any:
     except Exception as error:  # protobuf and onnx raise what they like
         raise ModelError(f"{path} is not an ONNX model: {' '.join(str(error).split())[:200]}") from error
     _check_inputs(path, loaded)
+    # Counted first: the optimizer changes what it is given.
+    softmaxes = _count(loaded, {"Softmax"})
     fusion = FusionOptions("bert")
     optimized = optimize_model(
         loaded,
@@ -124,6 +129,8 @@ def _rewrite(onnx: Any, path: Path, options: PrepareOptions) -> Any:
         use_gpu=True,
         optimization_options=fusion if options.fused else _no_fusion(fusion),
     )
+    if options.fused:
+        _check_attention(path, softmaxes, optimized.model)
     if options.fp16:
         optimized.convert_float_to_float16(keep_io_types=True)
     model = optimized.model
@@ -161,6 +168,23 @@ def _check_inputs(path: Path, model: Any) -> None:
             f"{path} uses ONNX operator set {opset}, older than {_OLDEST_OPSET}.",
             cure=f"Export it with opset_version={_OLDEST_OPSET} or newer.",
         )
+
+
+def _check_attention(path: Path, softmaxes: int, model: Any) -> None:
+    """Refuse attention left as single operations: slow, and its logits overflow in half precision."""
+    fused = _count(model, _ATTENTION)
+    left = _count(model, {"Softmax"})
+    if not softmaxes or (fused and not left):
+        return
+    raise ModelError(
+        f"{path}: ONNX Runtime fused the attention of {fused} of {softmaxes} layers; it does not know the "
+        "form that this export gives the others.",
+        cure="Export it with the eager attention of transformers, or prepare it with fused=False.",
+    )
+
+
+def _count(model: Any, kinds: set[str]) -> int:
+    return sum(node.op_type in kinds for node in model.graph.node)
 
 
 def _take_int32(onnx: Any, model: Any) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
+
+from searchpipe.recall.rule import MAX_PROBES, default_probes
 
 Way = Literal["selector", "overfetch", "exact"]
 
@@ -11,6 +14,9 @@ _SELECTOR_SHARE = 0.05
 
 _EXACT_SHARE = 0.1
 """Comparing a tenth of the vectors on the device is as quick as a search of lists, and exact."""
+
+_LISTS_MARGIN = 2.0
+"""A cluster ends: what is allowed beyond it is spread over more lists than its share alone asks for."""
 
 _SLACK = 1.25
 _EXTRA = 16
@@ -24,6 +30,27 @@ def fetch_size(k: int, count: int, allowed: int) -> int:
     if allowed <= 0:
         return 0
     return min(count, int(k * count / allowed * _SLACK) + _EXTRA)
+
+
+def filtered_probes(probes: int, lists: int, count: int, allowed: int) -> int:
+    """Lists that a filtered query reads.
+
+    What is allowed lies as much farther apart as there is less of it. Where a query without a filter
+    finds its neighbours in a list or two, the next nearest are in many others, so that there
+    never are fewer than the rule reads untuned.
+
+    Args:
+        probes: lists that a query without a filter reads.
+        lists: all of them; 0 for an index without lists.
+        count: vectors in the index.
+        allowed: vectors that the filter leaves, at least 1.
+    """
+    if not lists:
+        return 0
+    if allowed >= count:
+        return probes
+    scaled = math.ceil(_LISTS_MARGIN * probes * count / allowed)
+    return min(lists, MAX_PROBES, max(scaled, default_probes(lists)))
 
 
 def choose_way(

@@ -13,7 +13,7 @@ from searchpipe.device import nvtx
 from searchpipe.device.plan import MIB
 from searchpipe.errors import EngineError, QueryError
 from searchpipe.recall.faiss_build import make_index, make_resources, require_gpu_faiss
-from searchpipe.recall.filtering import choose_way
+from searchpipe.recall.filtering import choose_way, filtered_probes
 from searchpipe.recall.lookup import Found, Lookup, on_device
 from searchpipe.recall.rule import MAX_PROBES, IndexPlan
 
@@ -238,8 +238,7 @@ class GpuIndex:
             selects=self._selects,
             compares=self.exact is not None,
         )
-        # What is allowed lies as much farther apart as there is less of it.
-        probes = min(self.plan.lists, MAX_PROBES, int(self.probes * self.count / allowed))
+        probes = filtered_probes(self.probes, self.plan.lists, self.count, allowed)
         queries = self._stack([lookup.vector])
         while way != "exact":
             selected = mask if way == "selector" else None

@@ -115,6 +115,17 @@ def test_a_filter_makes_a_query_read_more_lists(faiss_gpu):
     assert index.probes == 10
 
 
+def test_recall_under_a_filter_survives_tuning_to_few_lists(faiss_gpu, vectors, queries):
+    index = make(faiss_gpu, vectors, "ivf-flat", "float32")
+    index.probes = 1
+    mask = np.arange(len(vectors)) % 2 == 0
+    hits = 0
+    for query in queries:
+        docs, _ = answer(index, query, 100, mask)  # more than half a cluster of 100 holds
+        hits += len(np.intersect1d(docs, exact_search(vectors, query, 100, mask)[0]))
+    assert hits >= 0.95 * 100 * len(queries)
+
+
 def test_rare_documents_are_compared_on_the_device_where_it_holds_the_vectors(faiss_gpu, vectors, queries):
     exact = HostExact(vectors)
     index = make(faiss_gpu, vectors, "ivf-flat", exact=exact)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from searchpipe.backends.onnx_prepare import PrepareOptions, prepare_onnx
 from searchpipe.errors import ModelError
@@ -106,3 +106,78 @@ def test_an_old_export_is_refused(tmp_path: Path) -> None:
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match="operator set 11, older than 13"):
         prepare_onnx(path, tmp_path)
+
+
+def save_attention(path: Path, *, guarded: bool) -> Path:
+    """Two heads of width 4 over TinyModel-like embeddings; ``guarded`` as PyTorch's SDPA is exported."""
+    rng = np.random.default_rng(3)
+    constants = {
+        "words": rng.normal(size=(64, 8)),
+        "split": np.array([0, 0, 2, 4]),
+        "merge": np.array([0, 0, 8]),
+        "one": np.float32(1),
+        "hidden": np.float32(-10000),
+        "scale": np.float32(2),
+        "zero": np.float32(0),
+        "axis_1": np.array([1]),
+        "axis_2": np.array([2]),
+        "gain": np.ones(8),
+        "shift": np.zeros(8),
+    }
+    for part in "qkvo":
+        constants |= {f"w{part}": rng.normal(size=(8, 8)), f"b{part}": rng.normal(size=8)}
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["words", "input_ids"], ["embedded"]),
+        node("LayerNormalization", ["embedded", "gain", "shift"], ["x"]),
+        node("Unsqueeze", ["attention_mask", "axis_1"], ["mask_3d"]),
+        node("Unsqueeze", ["mask_3d", "axis_2"], ["mask_4d"]),
+        node("Cast", ["mask_4d"], ["mask"], to=TensorProto.FLOAT),
+        node("Sub", ["one", "mask"], ["padding"]),
+        node("Mul", ["padding", "hidden"], ["added"]),
+    ]
+    for part, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+        nodes += [
+            node("MatMul", ["x", f"w{part}"], [f"{part}0"]),
+            node("Add", [f"{part}0", f"b{part}"], [f"{part}1"]),
+            node("Reshape", [f"{part}1", "split"], [f"{part}2"]),
+            node("Transpose", [f"{part}2"], [part], perm=order),
+        ]
+    nodes += [
+        node("MatMul", ["q", "k"], ["products"]),
+        node("Div", ["products", "scale"], ["scaled"]),
+        node("Add", ["scaled", "added"], ["masked"]),
+        node("Softmax", ["masked"], ["shares"], axis=-1),
+        node("IsNaN", ["shares"], ["nan"]),
+        node("Where", ["nan", "zero", "shares"], ["safe"]),
+        node("MatMul", ["safe" if guarded else "shares", "v"], ["mixed"]),
+        node("Transpose", ["mixed"], ["rows"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["rows", "merge"], ["context"]),
+        node("MatMul", ["context", "wo"], ["o0"]),
+        node("Add", ["o0", "bo"], ["o1"]),
+        node("Add", ["o1", "x"], ["residual"]),
+        node("LayerNormalization", ["residual", "gain", "shift"], ["last_hidden_state"]),
+    ]
+    if not guarded:
+        nodes = [item for item in nodes if item.op_type not in ("IsNaN", "Where")]
+    names = ("input_ids", "attention_mask")
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["b", "s"]) for name in names]
+    output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, ["b", "s", 8])
+    tensors = [
+        numpy_helper.from_array(value.astype(np.float32) if value.dtype == np.float64 else value, name)
+        for name, value in ((name, np.asarray(value)) for name, value in constants.items())
+    ]
+    return save_graph(path, nodes, inputs, [output], tensors)
+
+
+def test_attention_is_one_operation(tmp_path: Path) -> None:
+    prepared = prepare_onnx(save_attention(tmp_path / "plain.onnx", guarded=False), tmp_path / "cache", PLAIN)
+    assert [node.op_type for node in onnx.load(str(prepared)).graph.node].count("Attention") == 1
+
+
+def test_attention_of_an_unknown_form_is_refused_unless_it_need_not_be_fused(tmp_path: Path) -> None:
+    path = save_attention(tmp_path / "guarded.onnx", guarded=True)
+    with pytest.raises(ModelError, match=r"fused the attention of 0 of 1 layers.*fused=False"):
+        prepare_onnx(path, tmp_path / "cache", PLAIN)
+    assert not (tmp_path / "cache").exists()
+    assert prepare_onnx(path, tmp_path / "cache", PrepareOptions(fp16=False, fused=False)).exists()
