@@ -105,4 +105,5 @@ class CoalescePolicy:
         start = min(first.arrival + self.max_delay_s, min(one.deadline for one in batch) - cost_s)
         if start <= now:
             return Cut(dropped, batch, 0.0)
-        return Cut(dropped, [], start - now)
+        # Rounding must not make a wait longer than the longest one.
+        return Cut(dropped, [], min(start - now, self.max_delay_s))
