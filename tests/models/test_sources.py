@@ -77,7 +77,7 @@ def test_sources_of_one_download_share_a_cache_entry() -> None:
         f"pypi:package==1#sha256={SHA}&path=C:/a",
         f"pypi:package==1#sha256={SHA}&path=a//../../b",
         f"pypi:package==1#sha256={SHA}&path=a&url=x",
-        f"pypi:--index-url==1#sha256={SHA}&path=a",
+        f"pypi:--no-deps==1#sha256={SHA}&path=a",
         f"pypi:pack age==1#sha256={SHA}&path=a",
         f"pypi:package==1 --pre#sha256={SHA}&path=a",
         f"pypi:package==1\n-r x#sha256={SHA}&path=a",
