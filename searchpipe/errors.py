@@ -112,3 +112,15 @@ class ClosedError(PipelineError):
     """The pipeline was closed."""
 
     code = "closed"
+
+
+class RecipeError(SearchpipeError):
+    """An engine's build was refused: too few samples, a model that cannot be exported, a failed step."""
+
+    code = "recipe_refused"
+
+
+class RegistryError(SearchpipeError):
+    """An engine store that cannot be used as asked: unknown engine, tampered file, bad signature."""
+
+    code = "bad_registry"

@@ -1,0 +1,190 @@
+"""A recipe: how one model becomes engines, and what they must pass; a TOML file of ``engines/``."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from searchpipe.errors import ConfigError
+from searchpipe.settings import Settings, convert
+
+Task = Literal["pair", "query", "ranker"]
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""From the highest to the lowest: each must beat the one before it to be used."""
+
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0.0)]
+Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class SourceSettings(Settings, frozen=True):
+    """``[source]``: the trained model.
+
+    Attributes:
+        model: a built-in model's name, an ONNX file, or a Hugging Face folder or hub name;
+            paths are taken from the recipe's folder.
+        tokenizer: the tokenizer.json of an ONNX file; that of the model if empty.
+        sha256: what the model file must hash to; empty for whatever is there.
+        max_tokens: longest row.
+    """
+
+    model: str
+    tokenizer: str = ""
+    sha256: str = ""
+    max_tokens: Positive = 128
+
+
+class PrecisionSettings(Settings, frozen=True):
+    """``[precision]``: what is made, and what stays in float32.
+
+    Attributes:
+        make: precisions to make and gate; fp32 is the reference and always made.
+        keep_fp32: regular expressions over node names that stay in float32 in every variant.
+        keep_ops_fp32: operator types that stay in float32 in fp16.
+        keep_last: keep the last projection, before the score, in float32.
+        exclude_int8: regular expressions over node names that int8 leaves alone.
+    """
+
+    make: tuple[Precision, ...] = PRECISIONS
+    keep_fp32: tuple[str, ...] = ()
+    keep_ops_fp32: tuple[str, ...] = ("LayerNormalization", "SkipLayerNormalization", "Softmax")
+    keep_last: bool = True
+    exclude_int8: tuple[str, ...] = ()
+
+
+class CalibrationSettings(Settings, frozen=True):
+    """``[calibration]``: of int8.
+
+    Attributes:
+        method: how a range is chosen from the values seen.
+        percentile: for ``method = "percentile"``.
+        batches: samples drawn, of ``batch_rows`` rows each.
+        batch_rows: rows of one batch.
+        strata: what the draw is stratified by.
+        min_per_stratum: rows that every stratum which occurs in the traffic must have.
+        seed: of the draw.
+    """
+
+    method: Literal["entropy", "percentile", "max"] = "entropy"
+    percentile: Annotated[float, msgspec.Meta(ge=90.0, le=100.0)] = 99.99
+    batches: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 1000
+    batch_rows: Positive = 8
+    strata: tuple[Literal["traffic", "category", "length"], ...] = ("traffic", "category", "length")
+    min_per_stratum: Positive = 8
+    seed: int = 7
+
+
+class ProfileSettings(Settings, frozen=True):
+    """``[profile]``: the shapes that engines are built for.
+
+    Attributes:
+        source: from the query log and the snapshot, or as written here.
+        rows: least, usual and most rows; needed where ``source`` is ``manual``.
+        tokens: least, usual and most tokens of a row; needed where ``source`` is ``manual``.
+        depth: candidates that a query has scored; the most rows of a query.
+        max_buckets: graphs captured at most.
+        min_gain: a bucket more must save this share of the padded tokens.
+    """
+
+    source: Literal["traffic", "manual"] = "traffic"
+    rows: tuple[Positive, Positive, Positive] | None = None
+    tokens: tuple[Positive, Positive, Positive] | None = None
+    depth: Positive = 256
+    max_buckets: Positive = 48
+    min_gain: Share = 0.005
+
+
+class BuilderSettings(Settings, frozen=True):
+    """``[builder]``: of TensorRT plans.
+
+    Attributes:
+        runtime: ``auto`` takes TensorRT, else TensorRT-RTX, else none; ``none`` builds no plan.
+        workspace_mib: memory that the builder may use, in MiB.
+        optimization_level: TensorRT's, 0 to 5.
+        timing_cache: a file to pin the tactics with, from the recipe's folder; empty for one in the build.
+    """
+
+    runtime: Literal["auto", "tensorrt", "tensorrt-rtx", "none"] = "auto"
+    workspace_mib: Positive = 1024
+    optimization_level: Annotated[int, msgspec.Meta(ge=0, le=5)] = 3
+    timing_cache: str = ""
+
+
+class GateSettings(Settings, frozen=True):
+    """``[gates]``: what a variant must pass against fp32; a gate that cannot be evaluated fails.
+
+    Losses are differences to fp32; the bound holds for the upper end of the confidence interval
+    where ``use_interval`` is set, else for the mean.
+
+    Attributes:
+        queries: drawn from the log (stratified) for the quality gates, at most.
+        candidates: of each query.
+        auc_loss: of relevant against other candidates.
+        ndcg_loss: of nDCG@10.
+        min_tau: least mean Kendall rank correlation of the top 50 with fp32's order.
+        worst_stratum_auc_loss: in the stratum that loses most.
+        use_interval: judge by the upper end of the bootstrap interval.
+        bootstrap: resamples over queries.
+        confidence: of the intervals.
+        max_abs_diff: of a score to fp32's.
+        batch_diff: a score may depend by so much on its batch mates.
+        speedup: times faster than the precision above, at least.
+        stress_rate: queries a second of the stress test; 0 takes half of what the engine can do.
+        stress_seconds: of load.
+        stress_p99_ms: the most that the P99 may be under it; 0 for four times the P50 when idle.
+        max_memory_mib: of the process's growth; 0 for no limit.
+    """
+
+    queries: Positive = 200
+    candidates: Positive = 64
+    auc_loss: NonNegative = 0.003
+    ndcg_loss: NonNegative = 0.005
+    min_tau: Share = 0.9
+    worst_stratum_auc_loss: NonNegative = 0.01
+    use_interval: bool = True
+    bootstrap: Positive = 1000
+    confidence: Annotated[float, msgspec.Meta(gt=0.5, lt=1.0)] = 0.95
+    max_abs_diff: NonNegative = 0.5
+    batch_diff: NonNegative = 0.02
+    speedup: NonNegative = 1.0
+    stress_rate: NonNegative = 0.0
+    stress_seconds: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 5.0
+    stress_p99_ms: NonNegative = 0.0
+    max_memory_mib: NonNegative = 0.0
+
+
+class Recipe(Settings, frozen=True):
+    """One model's way to its engines."""
+
+    name: Name
+    task: Task
+    source: SourceSettings
+    precision: PrecisionSettings = PrecisionSettings()
+    calibration: CalibrationSettings = CalibrationSettings()
+    profile: ProfileSettings = ProfileSettings()
+    builder: BuilderSettings = BuilderSettings()
+    gates: GateSettings = GateSettings()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or holds a key or value that is not valid.
+    """
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"Cannot read the recipe {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    recipe = convert(table, Recipe)
+    if recipe.profile.source == "manual" and not (recipe.profile.rows and recipe.profile.tokens):
+        raise ConfigError(f"{path}: profile.source is manual, and profile.rows or profile.tokens is missing.")
+    return recipe
