@@ -21,7 +21,10 @@ from searchpipe.models.cache import sha256_of
 
 # Part of the cache's key: raise it when the rewrite changes.
 _REWRITE_VERSION = 1
+# Older exports write attention out of many small operations, and prepare_onnx wants this one at least.
+_OPSET = 13
 _QUANTIZED = {"DynamicQuantizeLinear", "MatMulInteger", "DequantizeLinear"}
+_NAME_ANOTHER = "Name an fp32 export of the model for the GPU (gpu.encoder.model or gpu.scorer.model)."
 _HIDDEN = -10000.0
 """Added to the logit of a padding token: BERT's own constant, and within half precision."""
 
@@ -52,9 +55,8 @@ def float_model(source: Path, folder: Path, *, sha256: str = "") -> Path:
     graph = OnnxGraph(source)
     if not needs_rewrite(graph):
         return source
-    _rewrite(graph)
     try:
-        graph.save(target)
+        _rewritten(graph).save(target)
     except OSError as error:
         raise ModelError(
             f"The float32 model {target} cannot be written: {error.strerror or error}.",
@@ -64,8 +66,9 @@ def float_model(source: Path, folder: Path, *, sha256: str = "") -> Path:
 
 
 def needs_rewrite(graph: OnnxGraph) -> bool:
-    """Whether the model holds 8-bit weights, or attention in the one form that no fusion knows."""
-    return bool(graph.kinds & _QUANTIZED) or graph.has_weights_of("INT8", "UINT8") or "IsNaN" in graph.kinds
+    """Whether the model holds 8-bit weights, or attention in a form that no fusion knows."""
+    quantized = bool(graph.kinds & _QUANTIZED) or graph.has_weights_of("INT8", "UINT8")
+    return quantized or _has_foreign_attention(graph)
 
 
 def dequantize(source: Path, out: Path) -> None:
@@ -76,24 +79,30 @@ def dequantize(source: Path, out: Path) -> None:
         MissingDependencyError: the package onnx is not installed.
         OSError: ``out`` cannot be written; nothing is left behind.
     """
-    graph = OnnxGraph(source)
-    _rewrite(graph)
-    graph.save(out)
+    _rewritten(OnnxGraph(source)).save(out)
 
 
-def _rewrite(graph: OnnxGraph) -> None:
+def _has_foreign_attention(graph: OnnxGraph) -> bool:
+    return "IsNaN" in graph.kinds or graph.opset < _OPSET
+
+
+def _rewritten(graph: OnnxGraph) -> OnnxGraph:
     _fold_gathered(graph)
     _fold_scaled(graph)
     _replace_products(graph)
-    if "IsNaN" in graph.kinds:
-        _rewrite_attention(graph)
     graph.drop_unused()
+    if _has_foreign_attention(graph):
+        if graph.opset < _OPSET:
+            graph = graph.upgraded(_OPSET)
+        _rewrite_attention(graph)
+        graph.drop_unused()
     left = sorted(graph.kinds & _QUANTIZED)
     if left:
         raise ModelError(
             f"{graph.path} is quantised in an unknown form: {', '.join(left)} are left.",
-            cure="Name the fp32 export of the model for the GPU (gpu.encoder.model or gpu.scorer.model).",
+            cure=_NAME_ANOTHER,
         )
+    return graph
 
 
 def _weights(stored: Any, scale: Any, zero: Any) -> Float32:
@@ -231,6 +240,5 @@ def _heads(graph: OnnxGraph, projected: str, hidden: int) -> int:
         if size > 0 and hidden % size == 0:
             return hidden // size
     raise ModelError(
-        f"{graph.path}: the number of attention heads cannot be told from {projected}.",
-        cure="Name the fp32 export of the model for the GPU (gpu.encoder.model or gpu.scorer.model).",
+        f"{graph.path}: the number of attention heads cannot be told from {projected}.", cure=_NAME_ANOTHER
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from searchpipe.arrays import Array
 from searchpipe.catalog.optional import require
 from searchpipe.errors import ModelError
 
@@ -19,23 +18,22 @@ class OnnxGraph:
 
     Args:
         path: an ONNX file without external data.
+        model: what was read from it; read if None.
 
     Raises:
         ModelError: the file cannot be read or is not ONNX.
         MissingDependencyError: the package onnx is not installed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, model: Any = None) -> None:
         self.onnx: Any = require("onnx", "gpu")
         self.path = path
-        try:
-            self.model: Any = self.onnx.load(str(path))
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
-        except Exception as error:  # protobuf and onnx raise what they like
-            raise ModelError(f"{path} is not an ONNX model: {' '.join(str(error).split())[:200]}") from error
+        self.model: Any = _load(self.onnx, path) if model is None else model
         self.proto: Any = self.model.graph
         self.nodes: Any = self.proto.node
+        self._index()
+
+    def _index(self) -> None:
         self._tensors = {tensor.name: tensor for tensor in self.proto.initializer}
         self.maker = {name: node for node in self.nodes for name in node.output}
         self.readers: dict[str, list[Any]] = {}
@@ -47,6 +45,26 @@ class OnnxGraph:
     def kinds(self) -> set[str]:
         """Operators that the graph uses."""
         return {node.op_type for node in self.nodes}
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's own operators."""
+        return max((e.version for e in self.model.opset_import if e.domain in ("", "ai.onnx")), default=0)
+
+    def upgraded(self, opset: int) -> OnnxGraph:
+        """The same model in a newer version of the operators; this graph must not be used any more.
+
+        Raises:
+            ModelError: an operator has no counterpart.
+        """
+        converter: Any = require("onnx.version_converter", "gpu")
+        try:
+            return OnnxGraph(self.path, converter.convert_version(self.model, opset))
+        except Exception as error:  # see _load
+            raise ModelError(
+                f"{self.path} uses ONNX operator set {self.opset} and cannot be brought to {opset}: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
 
     def has_weights_of(self, *types: str) -> bool:
         """Whether some initializer of more than one axis has one of these element types ("INT8")."""
@@ -71,8 +89,8 @@ class OnnxGraph:
         found = [attribute.t for attribute in node.attribute if attribute.name == "value"]
         return self.onnx.numpy_helper.to_array(found[0]) if found else None
 
-    def add_constant(self, name: str, value: Array) -> str:
-        """Add an initializer; returns its name."""
+    def add_constant(self, name: str, value: Any) -> str:
+        """Add an initializer, an array or a NumPy number; returns its name."""
         tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
         self.proto.initializer.append(tensor)
         self._tensors[name] = tensor
@@ -109,6 +127,7 @@ class OnnxGraph:
         tensors = [tensor for tensor in self.proto.initializer if tensor.name in needed]
         del self.proto.initializer[:]
         self.proto.initializer.extend(tensors)
+        self._index()  # lists of protobuf hold copies of what is put into them
 
     def save(self, out: Path) -> None:
         """Write the model to ``out``, which appears whole or not at all.
@@ -127,3 +146,12 @@ class OnnxGraph:
             temporary.replace(out)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _load(onnx: Any, path: Path) -> Any:
+    try:
+        return onnx.load(str(path))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # protobuf and onnx raise what they like
+        raise ModelError(f"{path} is not an ONNX model: {' '.join(str(error).split())[:200]}") from error

@@ -89,6 +89,14 @@ class DevicePlan:
             (*self.parts, *parts), self.free_bytes, self.total_bytes, self.reserve_bytes, self.device
         )
 
+    def summary(self) -> str:
+        """The plan in one line, in MiB."""
+        held = ", ".join(f"{part.name} {_mib(part.nbytes)}" for part in self.parts)
+        return (
+            f"{_mib(self.lasting_bytes)} MiB of {_mib(self.free_bytes)} free ({held}), "
+            f"{_mib(self.reserve_bytes)} kept free"
+        )
+
     def table(self) -> str:
         """The plan as text, one part a line, in MiB."""
         rows = [(part.name, _mib(part.nbytes), _note(part)) for part in self.parts]
