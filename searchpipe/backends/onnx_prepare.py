@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from searchpipe.backends.onnx_pack import pack_graph
 from searchpipe.errors import MissingDependencyError, ModelError
 
 # Part of the cache's key: raise it when the rewrite changes.
-_REWRITE_VERSION = 2
+_REWRITE_VERSION = 3
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _SMALLEST_NORM = 1e-12
 _CHUNK_BYTES = 1 << 20
@@ -38,12 +39,14 @@ class PrepareOptions:
     ``fused``: attention, LayerNorm and GELU as ONNX Runtime's own operators; TensorRT
     knows none of them and wants False. ``pooling`` and ``normalize``: what an encoder's
     hidden states [rows, tokens, d] become, [rows, d]; ``"none"`` leaves the output as it is.
+    ``packed``: the inputs of :mod:`searchpipe.backends.onnx_pack`, for cross-encoders, fused.
     """
 
     fp16: bool = True
     fused: bool = True
     pooling: Literal["mean", "cls", "none"] = "none"
     normalize: bool = False
+    packed: bool = False
 
 
 def prepare_onnx(model_path: Path, out: Path, options: PrepareOptions | None = None) -> Path:
@@ -53,8 +56,8 @@ def prepare_onnx(model_path: Path, out: Path, options: PrepareOptions | None = N
     versions of the tools, so one folder serves any number of models.
 
     Raises:
-        ModelError: the file cannot be read, is not ONNX, its inputs are not those of a text model, or
-            its attention was to be fused and was not recognised.
+        ModelError: the file cannot be read, is not ONNX, its inputs are not those of a text model, its
+            attention was to be fused and was not recognised, or it has no packed form.
         MissingDependencyError: the packages onnx, onnxruntime or sympy are not installed.
     """
     chosen = options or PrepareOptions()
@@ -137,6 +140,8 @@ def _rewrite(onnx: Any, path: Path, options: PrepareOptions) -> Any:
     _take_int32(onnx, model)
     if options.pooling != "none":
         _append_pooling(onnx, model, options)
+    if options.packed:
+        pack_graph(onnx, model)
     return model
 
 
