@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+
+from benchmarks.report import Report
+from benchmarks.score_bench import Bench, serve, throughput
 from searchpipe.backends import onnx_cuda
+from searchpipe.errors import SearchpipeError
+
+_CHECKED = 4  # queries compared with single precision
+_CALLERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +27,7 @@ class Variant:
 
     Attributes:
         name: for the table and the figures.
-        predicted_ms: P50 of a call with 256 pairs; None for what is only there for comparison.
+        predicted_ms: P50 of a call with 256 pairs.
         why: where the prediction comes from.
         packed, token_step, lanes, slots: of ChainOptions.
         max_rows: of a batch; a query is cut into 256 / max_rows batches or more.
@@ -27,7 +35,7 @@ class Variant:
     """
 
     name: str
-    predicted_ms: float | None
+    predicted_ms: float
     why: str
     packed: bool = True
     token_step: int = 1024
@@ -74,3 +82,42 @@ def chosen(names: str) -> list[Variant]:
     if missing:
         raise SystemExit(f"No variant {', '.join(missing)}; known are {', '.join(known)} and all.")
     return [known[name] for name in names.split(",")]
+
+
+def measure_variants(report: Report, bench: Bench, variants: list[Variant], rounds: int) -> None:
+    """Every variant for itself: calls one by one, its padding, its scores, and queries a second."""
+    report.note(
+        f"{'variant':<18}{'predicted':>10}{'P50 ms':>8}{'P99 ms':>8}{'padding':>9}{'diff':>8}{'q/s':>7}"
+    )
+    for variant in variants:
+        try:
+            report.note(_measure(report, bench, variant, rounds))
+        except SearchpipeError as error:  # the others may work
+            report.note(f"{variant.name:<18} failed: {error}")
+
+
+def _measure(report: Report, bench: Bench, variant: Variant, rounds: int) -> str:
+    with variant.applied():
+        scorer = bench.open(
+            lanes=variant.lanes,
+            slots=variant.slots,
+            packed=variant.packed,
+            token_step=variant.token_step,
+            max_rows=variant.max_rows,
+        )
+    try:
+        if scorer.chain.serving != ("onnx-cuda-packed" if variant.packed else "onnx-cuda"):
+            reasons = "; ".join(f"{state.name}: {state.reason}" for state in scorer.chain.states)
+            return f"{variant.name:<18} did not open: {reasons}"
+        found = serve(bench, scorer, rounds)
+        p50, p99 = (1e3 * float(np.quantile(found.seconds, point)) for point in (0.5, 0.99))
+        rows = range(min(_CHECKED, len(bench.task.queries)))
+        diff = max(float(np.abs(bench.score(scorer, row) - bench.exact(row)).max()) for row in rows)
+        rate = throughput(bench, scorer, _CALLERS)
+    finally:
+        scorer.close()
+    report.figure(f"variant_{variant.name}_p50_ms", p50, unit="ms")
+    return (
+        f"{variant.name:<18}{variant.predicted_ms:>10.1f}{p50:>8.2f}{p99:>8.2f}{found.padding_share:>9.1%}"
+        f"{diff:>8.3f}{rate:>7.0f}  ({variant.why})"
+    )

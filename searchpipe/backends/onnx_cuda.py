@@ -61,7 +61,7 @@ def open_onnx_cuda(
     """
     ort = _onnxruntime()
     path = Path(model_path)
-    described = _describe(ort, path)
+    described = _describe(path)
     if described.packed != bool(longest_row):
         made, asked = ("packed", "padded") if described.packed else ("padded", "packed")
         raise ModelError(f"{path} was prepared for {made} rows, not for {asked} ones.")
@@ -87,25 +87,30 @@ def open_onnx_cuda(
 class _Described:
     """Names and sizes that the file declares."""
 
-    def __init__(self, path: Path, session: Any) -> None:
-        found = {node.name: node for node in session.get_inputs()}
+    def __init__(self, path: Path, onnx: Any, graph: Any) -> None:
+        tensor = onnx.TensorProto
+        constants = {item.name for item in graph.initializer}
+        given = {item.name: item.type.tensor_type.elem_type for item in graph.input}
+        found = {name: kind for name, kind in given.items() if name not in constants}
         self.packed = "row_ends" in found
         wanted = PACKED_INPUTS if self.packed else _INPUTS
         self.inputs = [name for name in wanted if name in found]
-        wrong = [f"{node.name} {node.type}" for node in found.values() if node.type != "tensor(int32)"]
+        kinds = {name: tensor.DataType.Name(kind).lower() for name, kind in found.items()}
+        wrong = any(kind != tensor.INT32 for kind in found.values())
         if len(self.inputs) != len(found) or len(self.inputs) < len(wanted) - 1 or wrong:
-            told = ", ".join(f"{node.name} {node.type}" for node in found.values())
+            told = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
             raise ModelError(
                 f"{path} takes {told or 'no inputs'}; expected int32 {', '.join(wanted[:-1])} and, "
                 f"optionally, {wanted[-1]}.",
                 cure="Prepare the model with searchpipe.backends.onnx_prepare.prepare_onnx.",
             )
-        output = session.get_outputs()[0]
+        output = graph.output[0]
         self.output: str = output.name
-        shape = output.shape
-        if output.type != "tensor(float)" or len(shape) not in (1, 2):
+        shape = [dim.dim_value or dim.dim_param for dim in output.type.tensor_type.shape.dim]
+        kind = output.type.tensor_type.elem_type
+        if kind != tensor.FLOAT or len(shape) not in (1, 2):
             raise ModelError(
-                f"{path}: output {output.name} is {output.type} {shape}; "
+                f"{path}: output {output.name} is {tensor.DataType.Name(kind).lower()} {shape}; "
                 "expected float [rows] or [rows, width].",
                 cure="Prepare encoders with pooling, and half-precision models with float32 outputs.",
             )
@@ -130,16 +135,21 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _describe(ort: Any, path: Path) -> _Described:
-    """Read names and types from a session on the CPU, which needs no device memory."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = _LOG_ERRORS_ONLY
+def _describe(path: Path) -> _Described:
+    """Read the file itself: a session on the CPU would refuse operators that only GPUs have."""
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions share no base below Exception
+        import onnx
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The CUDA engine needs the package onnx.", cure="Install it: pip install 'searchpipe[gpu]'."
+        ) from error
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except Exception as error:  # protobuf and onnx raise what they like
         raise ModelError(f"{path} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
-    return _Described(path, session)
+    if not graph.output:
+        raise ModelError(f"{path} cannot be loaded: it declares no output.")
+    return _Described(path, onnx, graph)
 
 
 def _load_on(ort: Any, path: Path, ordinal: int, lane: _core.GraphEngine, described: _Described) -> Loaded:
