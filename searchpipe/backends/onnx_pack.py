@@ -14,11 +14,11 @@ projection behind it; q's is added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from searchpipe.backends.onnx_graph import constant_value, prune
 from searchpipe.errors import ModelError
 
 PACKED_INPUTS = (
@@ -208,13 +208,10 @@ class _Packing:
         names = PACKED_INPUTS if self._types else PACKED_INPUTS[:-1]
         del self._graph.input[:], self._graph.value_info[:]
         self._graph.input.extend(helper.make_tensor_value_info(name, kind, shapes[name]) for name in names)
-        nodes = _needed(self._nodes, [value.name for value in self._graph.output])
-        del self._graph.node[:]
-        self._graph.node.extend(nodes)
-        used = {name for node in nodes for name in node.input}
-        constants = [tensor for name, tensor in self._constants.items() if name in used]
-        del self._graph.initializer[:]
-        self._graph.initializer.extend(constants)
+        del self._graph.node[:], self._graph.initializer[:]
+        self._graph.node.extend(self._nodes)
+        self._graph.initializer.extend(self._constants.values())
+        prune(self._graph)
         if not any(entry.domain == _MICROSOFT for entry in self._model.opset_import):
             self._model.opset_import.append(helper.make_opsetid(_MICROSOFT, 1))
 
@@ -225,13 +222,7 @@ class _Packing:
         return name
 
     def _value(self, name: str) -> np.ndarray[Any, Any] | None:
-        tensor = self._constants.get(name)
-        node = self._producer.get(name)
-        if node is not None and node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensor = node.attribute[0].t
-        if tensor is None:
-            return None
-        found: np.ndarray[Any, Any] = self._onnx.numpy_helper.to_array(tensor)
+        found: np.ndarray[Any, Any] | None = constant_value(self._onnx, self._graph, name)
         return found
 
     def _constant(self, node: Any, place: int) -> np.ndarray[Any, Any]:
@@ -250,16 +241,6 @@ class _Packing:
 
     def _node(self, kind: str, inputs: list[str], outputs: list[str], name: str, **attributes: Any) -> Any:
         return self._onnx.helper.make_node(kind, inputs, outputs, name=name, **attributes)
-
-
-def _needed(nodes: list[Any], outputs: Iterable[str]) -> list[Any]:
-    """The nodes that the outputs depend on, in their order."""
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
-            kept.append(node)
-    return kept[::-1]
 
 
 def _unknown(what: str) -> ModelError:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from searchpipe.backends.onnx_graph import constant_value, prune, source_of
 from searchpipe.backends.onnx_pack import pack_graph
 from searchpipe.errors import MissingDependencyError, ModelError
 
@@ -137,6 +138,7 @@ def _rewrite(onnx: Any, path: Path, options: PrepareOptions) -> Any:
     if options.fp16:
         optimized.convert_float_to_float16(keep_io_types=True)
     model = optimized.model
+    _drop_counted_positions(onnx, model)
     _take_int32(onnx, model)
     if options.pooling != "none":
         _append_pooling(onnx, model, options)
@@ -213,6 +215,24 @@ def _take_int32(onnx: Any, model: Any) -> None:
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _drop_counted_positions(onnx: Any, model: Any) -> None:
+    """Let fused embeddings count positions themselves: ONNX Runtime slices 0, 1, 2 ... on the CPU."""
+    graph = model.graph
+    for node in graph.node:
+        if node.op_type != "EmbedLayerNormalization" or len(node.input) < 9:
+            continue
+        source = source_of(graph, node.input[8])
+        if source is None or source.op_type != "Slice":
+            continue
+        counted, begin = (constant_value(onnx, graph, name) for name in source.input[:2])
+        step = constant_value(onnx, graph, source.input[4]) if len(source.input) > 4 else None
+        if counted is None or begin is None or begin.any() or (step is not None and (step != 1).any()):
+            continue
+        if counted.ndim == 2 and len(counted) == 1 and (counted[0] == range(counted.size)).all():
+            del node.input[8]
+    prune(graph)
 
 
 def _append_pooling(onnx: Any, model: Any, options: PrepareOptions) -> None:
