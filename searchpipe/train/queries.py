@@ -22,9 +22,11 @@ from searchpipe.train.texts import Product, read_products
 
 _WORD = re.compile(r"[a-z0-9]+(?:['./-][a-z0-9]+)*")
 _STOP = frozenset(
-    ("a an and are as at be by for from in is it of on or our per pack pcs set that the their this to with "
-    "you your").split()  # noqa: SIM905 - a list of words
-)  # fmt: skip
+    (  # noqa: SIM905 - a list of words
+        "a an and are as at be by for from in is it of on or our per pack pcs set that the their this to "
+        "with you your"
+    ).split()
+)
 _EXCLUDED = ("without", "without", "without", "no", "not", "with no")
 _AUDIENCES = (
     "women",

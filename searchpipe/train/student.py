@@ -306,7 +306,7 @@ def start_from(student: CrossEncoder, teacher: CrossEncoder, mean_logit: float) 
 
 
 def list_loss(scores: Tensor, given: Tensor, tau: float, mse: float) -> Tensor:
-    """``tau ** 2 * KL(softmax(given / tau) || softmax(scores / tau)) + mse * squared error``, means over lists."""
+    """``tau ** 2 * KL(softmax(given / tau) || softmax(scores / tau)) + mse * squared error``, means."""
     target = F.log_softmax(given / tau, dim=1)
     divergence = F.kl_div(F.log_softmax(scores / tau, dim=1), target, log_target=True, reduction="batchmean")
     return tau * tau * divergence + mse * F.mse_loss(scores, given)
