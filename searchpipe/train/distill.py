@@ -237,8 +237,9 @@ class _Work:
             at["against_preranked"] = difference(at["ndcg"], base, seed=seed)
             found[str(depth)] = at
             self.say(
-                f"{name} top {depth}: nDCG@10 cross-validated {at['mean']:.4f} "
-                f"(preranked {np.mean(base):.4f}, fused {np.mean(fused):.4f}), alone {at['alone']:.4f}, best blend {at['all']}"
+                f"{name} top {depth}: nDCG@10 cross-validated {at['mean']:.4f} (preranked "
+                f"{np.mean(base):.4f}, fused {np.mean(fused):.4f}), alone {at['alone']:.4f}, "
+                f"best blend {at['all']}"
             )
         if not name.startswith("teacher"):
             theirs = self._onnx_scores[f"teacher-d{self.args.teacher_docs}"]
