@@ -168,6 +168,7 @@ class _Build:
             self._models.tokenizer,
             prefix=self._models.document_prefix,
             known=self._known_vectors(),
+            expected=self._stream.rows_expected,
             owner=self._owner,
         )
         for chunk in self._stream:

@@ -1,38 +1,41 @@
-"""Searches the lexical index: BM25 over analysed terms, by tantivy."""
+"""Searches the lexical index: BM25 over analysed terms, by tantivy, in one shard or several."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import tantivy
 
 from searchpipe.arrays import Array, Bool, Float32, Int32
 from searchpipe.catalog.analysis import Analyzer
-from searchpipe.catalog.storage import open_array
+from searchpipe.catalog.lexical_shard import ORDINAL, LexicalShard, inner_name, lexical_schema
 from searchpipe.errors import QueryError
 
 COMBINED = "all"
 COMBINED_PARTS = ("title", "brand", "category", "color", "text")
-ORDINAL = "ordinal"
 
 # Up to so many allowed documents are put into the query as a set of terms, which
 # costs about 0.25 microseconds each; above, results are fetched until enough of
 # them are allowed.
 _SET_LIMIT = 10_000
-_Hits = list[tuple[float, Any]]
+
+_QueryOf = Callable[[int], Any]
+"""Shard -> the query that it is asked."""
 
 
 class LexicalIndex:
     """BM25 (k1 = 1.2, b = 0.75) summed over the fields, each times its boost. Safe from many threads.
 
-    tantivy holds the index memory-mapped and releases the GIL while it searches.
+    tantivy holds the index memory-mapped and releases the GIL while it searches. A large
+    catalog lies in several shards, product i in shard ``i % shards``, which are searched at the
+    same time by threads of the index's own. How rare a term is, each shard counts for
+    itself; dealt out like this the counts differ by little.
     """
 
     def __init__(
@@ -44,14 +47,15 @@ class LexicalIndex:
         self._boosts = dict(boosts)
         self._max_terms = max_terms
         self._count = count
-        self._searcher, mirror = _open(folder)
-        if mirror is not None:
-            weakref.finalize(self, shutil.rmtree, mirror, True)
-        self._ordinals: Int32 = open_array(folder / "ordinals.i32", np.int32, (count,))
-        sizes = [s["max_doc"] for s in msgspec.json.decode((folder / "meta.json").read_bytes())["segments"]]
-        self._starts = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
-        self._check_order()
-        self._in_order = len(sizes) == 1 and bool(np.array_equal(self._ordinals, np.arange(count)))
+        self._shards = [LexicalShard(part) for part in shard_folders(folder)]
+        found = sum(shard.count for shard in self._shards)
+        if found != count:
+            raise ValueError(f"{folder} holds {found} documents instead of {count}")
+        self._helpers: ThreadPoolExecutor | None = None
+        threads = min(len(self._shards), os.cpu_count() or 1) - 1  # the caller searches too
+        if threads > 0:
+            self._helpers = ThreadPoolExecutor(threads, "searchpipe-lexical")
+            weakref.finalize(self, self._helpers.shutdown, wait=False)
 
     def search(
         self, text: str, k: int, *, mask: Bool | None = None, boosts: Mapping[str, float] | None = None
@@ -76,7 +80,7 @@ class LexicalIndex:
         if k <= 0 or query is None:
             return np.empty(0, np.int32), np.empty(0, np.float32)
         if mask is None:
-            return self._ranked(*self._fetch(query, k), k)
+            return self._ranked(*self._fetch(lambda _: query, k), k)
         if len(mask) != self._count:
             raise QueryError(f"The mask has {len(mask)} entries, the snapshot {self._count} documents.")
         allowed = int(np.count_nonzero(mask))
@@ -106,87 +110,71 @@ class LexicalIndex:
                     parts.append((tantivy.Occur.Should, tantivy.Query.boost_query(query, boost)))
         return tantivy.Query.boolean_query(parts) if parts else None
 
-    def _among(self, query: Any, allowed: Array) -> Any:
-        chosen = tantivy.Query.term_set_query(self._schema, ORDINAL, allowed.tolist())
-        # Constant 0, so that the set restricts the result and leaves the scores alone.
-        restricted = tantivy.Query.const_score_query(chosen, 0.0)
-        return tantivy.Query.boolean_query([(tantivy.Occur.Must, query), (tantivy.Occur.Must, restricted)])
+    def _among(self, query: Any, allowed: Array) -> _QueryOf:
+        def restricted(shard: int) -> Any:
+            mine = allowed[allowed % len(self._shards) == shard]
+            chosen = tantivy.Query.term_set_query(self._schema, ORDINAL, mine.tolist())
+            # Constant 0, so that the set restricts the result and leaves the scores alone.
+            only = tantivy.Query.const_score_query(chosen, 0.0)
+            return tantivy.Query.boolean_query([(tantivy.Occur.Must, query), (tantivy.Occur.Must, only)])
+
+        return restricted
 
     def _fetch_allowed(self, query: Any, k: int, mask: Bool, allowed: int) -> tuple[Int32, Float32]:
         # What k costs if the filter is independent of the query, and half as much again.
         wanted = int(1.5 * k * self._count / allowed) + 16
         while True:
             wanted = min(wanted, self._count)
-            docs, scores = self._fetch(query, wanted)
+            docs, scores = self._fetch(lambda _: query, wanted)
             keep = mask[docs]
             if len(docs) < wanted or wanted == self._count or np.count_nonzero(keep) >= k:
                 return docs[keep], scores[keep]
             wanted *= 4
 
-    def _fetch(self, query: Any, limit: int) -> tuple[Int32, Float32]:
-        hits: _Hits = self._searcher.search(query, limit, count=False).hits
-        # Lists first: NumPy takes them in several times faster than generators.
-        scores = np.array([score for score, _ in hits], np.float32)
-        if self._in_order:
-            return np.array([address.doc for _, address in hits], np.int32), scores
-        docs = np.array([address.doc for _, address in hits], np.int64)
-        segments = np.array([address.segment_ord for _, address in hits], np.int64)
-        return self._ordinals[self._starts[segments] + docs], scores
+    def _fetch(self, query_of: _QueryOf, limit: int) -> tuple[Int32, Float32]:
+        """At least the ``limit`` best of all shards, in no order."""
+        if len(self._shards) == 1:
+            return self._shards[0].fetch(query_of(0), limit)
+        # Dealt out evenly, a shard has about its share of the best; twice that is rarely too few.
+        first = min(limit, 2 * limit // len(self._shards) + 16)
+        everywhere = range(len(self._shards))
+        found = self._each(everywhere, query_of, first)
+        if first < limit:
+            scores = np.concatenate([scores for _, scores in found.values()])
+            needed = -np.inf if len(scores) < limit else np.partition(scores, -limit)[-limit]
+            # Who gave all that was asked of it, and nothing worse than needed, may have more of it.
+            more = [n for n in everywhere if len(found[n][1]) == first and found[n][1].min() >= needed]
+            found |= self._each(more, query_of, limit)
+        return (
+            np.concatenate([docs for docs, _ in found.values()]),
+            np.concatenate([scores for _, scores in found.values()]),
+        )
+
+    def _each(
+        self, shards: Sequence[int], query_of: _QueryOf, limit: int
+    ) -> dict[int, tuple[Int32, Float32]]:
+        """What these shards give, searched at the same time."""
+        if not shards:
+            return {}
+        mine, *others = shards
+        helped = []
+        if self._helpers is not None:
+            helped = [self._helpers.submit(self._one, number, query_of, limit) for number in others]
+            others = []
+        found = {number: self._one(number, query_of, limit) for number in (mine, *others)}
+        found.update((number, future.result()) for number, future in zip(shards[1:], helped, strict=False))
+        return found
+
+    def _one(self, number: int, query_of: _QueryOf, limit: int) -> tuple[Int32, Float32]:
+        return self._shards[number].fetch(query_of(number), limit)
 
     @staticmethod
     def _ranked(docs: Int32, scores: Float32, k: int) -> tuple[Int32, Float32]:
         order = np.lexsort((docs, -scores))[:k]
         return docs[order], scores[order]
 
-    def _check_order(self) -> None:
-        """Check that the first and last document of each segment are where the table of ordinals says."""
-        for segment, (start, end) in enumerate(zip(self._starts[:-1], self._starts[1:], strict=True)):
-            ends = [tantivy.DocAddress(segment, 0), tantivy.DocAddress(segment, int(end - start) - 1)]
-            found = self._searcher.fast_field_values(ORDINAL, ends)
-            if found != [int(self._ordinals[start]), int(self._ordinals[end - 1])]:
-                raise ValueError(f"segment {segment} has other documents than ordinals.i32 says")
 
-
-def inner_name(place: int) -> str:
-    """Tantivy's name of a field: a catalog's own names may hold characters that it refuses."""
-    return f"f{place}"
-
-
-def lexical_schema(fields: int) -> Any:
-    """Term frequencies without positions for each field, and each document's ordinal."""
-    builder = tantivy.SchemaBuilder()
-    builder.add_unsigned_field(ORDINAL, indexed=True, fast=True)
-    for place in range(fields):
-        builder.add_text_field(inner_name(place), tokenizer_name="terms", index_option="freq")
-    return builder.build()
-
-
-def register_terms(index: Any) -> None:
-    """Terms come analysed, separated by spaces: tantivy must only split them."""
-    splitter = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace()).build()
-    index.register_tokenizer("terms", splitter)
-
-
-def _open(folder: Path) -> tuple[Any, Path | None]:
-    """Return a searcher, and the folder of links made for it, if any."""
-    try:
-        return _searcher(folder), None
-    except (ValueError, OSError):
-        # tantivy takes a lock file even to read; on a read-only volume it gets a
-        # folder of links to the real files instead.
-        mirror = Path(tempfile.mkdtemp(prefix="searchpipe-lexical-"))
-        try:
-            for file in folder.iterdir():
-                if not file.name.endswith(".lock"):
-                    (mirror / file.name).symlink_to(file.resolve())
-            return _searcher(mirror), mirror
-        except BaseException:
-            shutil.rmtree(mirror, ignore_errors=True)
-            raise
-
-
-def _searcher(folder: Path) -> Any:
-    index = tantivy.Index.open(str(folder))
-    # A published index never changes: no thread that watches it.
-    index.config_reader("manual")
-    return index.searcher()
+def shard_folders(folder: Path) -> list[Path]:
+    """Where the shards of an index are, in their order: folders named by number, or the index itself."""
+    numbered = sorted((int(path.name), path) for path in folder.iterdir() if path.name.isdecimal())
+    return [path for _, path in numbered] or [folder]

@@ -11,14 +11,8 @@ import msgspec
 import numpy as np
 import tantivy
 
-from searchpipe.catalog.lexical import (
-    COMBINED,
-    COMBINED_PARTS,
-    ORDINAL,
-    inner_name,
-    lexical_schema,
-    register_terms,
-)
+from searchpipe.catalog.lexical import COMBINED, COMBINED_PARTS
+from searchpipe.catalog.lexical_shard import ORDINAL, inner_name, lexical_schema, register_terms
 from searchpipe.catalog.rows import Product
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.storage import ArrayWriter
@@ -26,31 +20,42 @@ from searchpipe.catalog.template import as_text
 from searchpipe.errors import CatalogError
 
 _MIB = 1 << 20
+_LEAST_MIB = 16
+"""tantivy refuses less for a thread, in MiB."""
+
+
+_SHARD_DOCUMENTS = 125_000
+"""A search takes as long as its shard is large: about 3 ms at the ninetieth percentile for so many."""
+
+_MAX_SHARDS = 8
+
+
+def shard_count(expected: float) -> int:
+    """Shards for a catalog of about ``expected`` documents, 1 to 8."""
+    return max(1, min(_MAX_SHARDS, round(expected / _SHARD_DOCUMENTS)))
 
 
 class LexicalWriter:
-    """Indexes the terms of products in the order of their ordinals. For one thread.
+    """Indexes the terms of products in the order of their ordinals, dealt out to shards. For one thread.
 
-    tantivy's own thread writes a segment whenever its memory is full and merges
-    segments in the background, in any order: :meth:`close` therefore writes down
-    which ordinal each of its documents has.
+    Args:
+        folder: made here; the index itself, or one folder a shard.
+        settings: the fields, and the memory, which the shards divide.
+        owner: stops tantivy's threads if the build is given up.
+        shards: at least 1.
 
     Raises:
         CatalogError: when tantivy cannot write on, for example on a full disk.
 
     """
 
-    def __init__(self, folder: Path, settings: IndexSettings, owner: ExitStack) -> None:
-        self._folder = folder
-        self._owner = owner
+    def __init__(self, folder: Path, settings: IndexSettings, owner: ExitStack, *, shards: int = 1) -> None:
+        folder.mkdir()
         self._fields = tuple(settings.lexical_fields)
         self._count = 0
-        folder.mkdir()
-        with _translated("be created"):
-            self._index = tantivy.Index(lexical_schema(len(self._fields)), path=str(folder), reuse=False)
-            register_terms(self._index)
-            self._writer: Any = self._index.writer(settings.lexical_memory_mb * _MIB, 1)
-        owner.callback(self._stop)
+        folders = [folder] if shards == 1 else [folder / str(number) for number in range(shards)]
+        memory = max(_LEAST_MIB, settings.lexical_memory_mb // shards)
+        self._shards = [_ShardWriter(part, len(self._fields), memory, owner) for part in folders]
 
     def append(self, products: Iterable[Product], analyze: Any) -> None:
         """Append ``products``; ``analyze`` turns a text into its list of terms."""
@@ -62,26 +67,61 @@ class LexicalWriter:
                 for place, field in enumerate(self._fields):
                     if terms_of[field]:
                         document.add_text(inner_name(place), " ".join(terms_of[field]))
-                self._writer.add_document(document)
+                self._shards[self._count % len(self._shards)].add(document)
                 self._count += 1
+
+    def commit(self) -> None:
+        """Write a segment of what has come so far."""
+        with _translated("be written"):
+            for shard in self._shards:
+                shard.commit()
 
     def close(self) -> None:
         """Finish the index and write the ordinals of its documents."""
         with _translated("be finished"):
-            self._writer.commit()
-            self._stop()
-            self._index.reload()
-            ordinals = self._ordinals(self._index.searcher())
-        if not np.array_equal(np.sort(ordinals), np.arange(self._count)):
+            found = [shard.finish() for shard in self._shards]
+        if not np.array_equal(np.sort(np.concatenate(found)), np.arange(self._count)):
             raise CatalogError(
                 f"The lexical index has other documents than the {self._count} that were written.",
                 cure="Build the snapshot again, and report this.",
             )
+
+
+class _ShardWriter:
+    """One tantivy index.
+
+    tantivy's own thread writes a segment whenever its memory is full and merges
+    segments in the background, in any order: :meth:`finish` therefore writes down
+    which ordinal each of its documents has.
+    """
+
+    def __init__(self, folder: Path, fields: int, memory_mib: int, owner: ExitStack) -> None:
+        self._folder = folder
+        self._owner = owner
+        folder.mkdir(exist_ok=True)
+        with _translated("be created"):
+            self._index = tantivy.Index(lexical_schema(fields), path=str(folder), reuse=False)
+            register_terms(self._index)
+            self._writer: Any = self._index.writer(memory_mib * _MIB, 1)
+        owner.callback(self._stop)
+
+    def add(self, document: Any) -> None:
+        self._writer.add_document(document)
+
+    def commit(self) -> None:
+        self._writer.commit()
+
+    def finish(self) -> Any:
+        self._writer.commit()
+        self._stop()
+        self._index.reload()
+        ordinals = self._ordinals(self._index.searcher())
         writer = ArrayWriter(self._folder / "ordinals.i32", np.int32, self._owner)
         writer.append(ordinals)
         writer.close()
         for path in self._folder.iterdir():
             path.chmod(0o644)  # tantivy makes some files that only their owner can read
+        return ordinals
 
     def _stop(self) -> None:
         """Wait for tantivy's threads, which would write on into a folder that is being removed."""

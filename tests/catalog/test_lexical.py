@@ -126,7 +126,7 @@ def test_ordinals_are_right_in_many_segments(tmp_path: Path, monkeypatch: pytest
 
     def append_and_commit(self: LexicalWriter, *args: Any) -> None:
         append(self, *args)
-        self._writer.commit()
+        self.commit()
 
     monkeypatch.setattr(LexicalWriter, "append", append_and_commit)
     rows = [{"id": f"p{row}", "title": f"unique{row} common"} for row in range(90)]
@@ -185,3 +185,52 @@ def test_many_threads_get_what_one_gets(large: Snapshot) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snapshot]:
+    with snapshot_of(tmp_path_factory.mktemp("sharded"), many_rows(3000), lexical_shards=5) as opened:
+        yield opened
+
+
+def test_shards_find_what_one_index_finds(large: Snapshot, sharded: Snapshot) -> None:
+    """Rarity is counted by the shard, so scores differ a little, and the order where they are close."""
+    for query in ("word1 word2 word9", "word3 word40 word59", "word58", "nothing"):
+        one, one_scores = large.lexical.search(query, 200)
+        many, many_scores = sharded.lexical.search(query, 200)
+        assert len(one) == len(many)
+        assert (np.diff(many_scores) <= 0).all()
+        if query == "word1 word2 word9":  # of few documents, a shard's share is a matter of chance
+            np.testing.assert_allclose(many_scores, one_scores, rtol=0.15)
+        everything = sharded.lexical.search(query, sharded.count)
+        assert set(everything[0].tolist()) == set(large.lexical.search(query, large.count)[0].tolist())
+        # The best 200 of all that match, whatever a shard was asked for first.
+        np.testing.assert_array_equal(many_scores, everything[1][: len(many)])
+
+
+def test_a_shard_that_has_more_than_its_share_is_asked_again(tmp_path: Path) -> None:
+    rows = [{"id": f"p{row}", "title": "lamp" if row % 4 == 1 else "chair"} for row in range(400)]
+    with snapshot_of(tmp_path, rows, lexical_shards=4) as snapshot:
+        docs, _ = snapshot.lexical.search("lamp", 90)
+        assert len(docs) == len(set(docs.tolist())) == 90
+        assert (docs % 4 == 1).all()
+        assert len(snapshot.lexical.search("lamp", 400)[0]) == 100
+
+
+@pytest.mark.parametrize("set_limit", [0, 10_000])
+def test_shards_keep_to_filters(sharded: Snapshot, monkeypatch: pytest.MonkeyPatch, set_limit: int) -> None:
+    monkeypatch.setattr(lexical_module, "_SET_LIMIT", set_limit)
+    mask = np.random.default_rng(5).random(sharded.count) < 0.1
+    everything = sharded.lexical.search("word1 word2", sharded.count)
+    for k in (1, 10, 500):
+        docs, scores = sharded.lexical.search("word1 word2", k, mask=mask)
+        assert mask[docs].all()
+        expected = best_of(*everything, k, mask)
+        np.testing.assert_allclose(scores, [score for _, score in expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("expected", "shards"), [(0, 1), (150_000, 1), (500_000, 4), (10**9, 8)])
+def test_large_catalogs_are_dealt_out(expected: int, shards: int) -> None:
+    from searchpipe.catalog.lexical_writer import shard_count
+
+    assert shard_count(expected) == shards

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from searchpipe.catalog import Snapshot
-from searchpipe.catalog import lexical as lexical_module
+from searchpipe.catalog import lexical_shard as lexical_module
 from searchpipe.catalog.layout import SnapshotFolder
 from searchpipe.catalog.manifest import read_manifest
 from searchpipe.errors import (
