@@ -108,6 +108,23 @@ def test_the_form_that_has_flash_attention(graphs: tuple[Path, Path]) -> None:
     assert {tensor.name for tensor in graph.initializer} <= used
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_behind_the_last_attention_only_first_tokens_are_computed(tmp_path: Path, layers: int) -> None:
+    source = save_bert(tmp_path / "bert.onnx", layers=layers)
+    packed = prepare_onnx(source, tmp_path, PACKED)
+    nodes = list(onnx.load(str(packed)).graph.node)
+    kinds = [node.op_type for node in nodes]
+    last = len(kinds) - 1 - kinds[::-1].index("PackedMultiHeadAttention")
+    gathers = [place for place, kind in enumerate(kinds) if kind == "Gather"]
+    assert len(gathers) == 2  # of what attention gives, and of what goes around it
+    assert last < min(gathers)
+    assert max(gathers) < last + 4
+    expected = run_padded(prepare_onnx(source, tmp_path, PADDED), ROWS, types_of(ROWS))
+    np.testing.assert_allclose(
+        run_packed(packed, ROWS, types_of(ROWS), longest_row=LONGEST), expected, atol=1e-5
+    )
+
+
 def edited(path: Path, edit: Callable[[onnx.GraphProto], None]) -> onnx.ModelProto:
     model = onnx.load(str(path))
     edit(model.graph)
