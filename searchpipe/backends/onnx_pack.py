@@ -238,7 +238,7 @@ class _Packing:
         return moved
 
     def _is_pool(self, node: Any) -> bool:
-        return node.op_type == "Gather" and node.input[1] == "row_firsts"
+        return bool(node.op_type == "Gather" and node.input[1] == "row_firsts")
 
     def _finish(self) -> None:
         helper, kind = self._onnx.helper, self._onnx.TensorProto.INT32
