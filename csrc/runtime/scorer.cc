@@ -4,7 +4,10 @@
 #include <cmath>
 #include <exception>
 #include <limits>
+#include <string>
 #include <utility>
+
+#include "cuda/nvtx.h"
 
 namespace searchpipe::runtime {
 namespace {
@@ -219,6 +222,8 @@ void Scorer::submit_wave(std::vector<Row>& wave) {
       release_slot(slot);
       continue;
     }
+    const nvtx::Range range(
+        [&] { return "batch " + to_string(batch.shape) + " slot " + std::to_string(slot); });
     try {
       const std::vector<DeviceCopy> copies = pack(batch, *executor_);
       executor_->submit(slot, batch.bucket, batch.shape, copies);
@@ -252,6 +257,7 @@ void Scorer::complete() {
       batch = std::move(in_flight_.front());
       in_flight_.pop_front();
     }
+    const nvtx::Range range([&] { return "wait slot " + std::to_string(batch.slot); });
     std::string error = broken;
     try {
       if (error.empty()) executor_->wait(batch.slot);

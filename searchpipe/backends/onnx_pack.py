@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from searchpipe.backends.onnx_graph import constant_value, prune
+from searchpipe.backends.onnx_prune import constant_value, prune
 from searchpipe.errors import ModelError
 
 PACKED_INPUTS = (

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from searchpipe.backends.onnx_graph import constant_value, prune, source_of
+from searchpipe.backends.onnx_prune import constant_value, prune, source_of
 from searchpipe.backends.onnx_pack import pack_graph
 from searchpipe.errors import MissingDependencyError, ModelError
 

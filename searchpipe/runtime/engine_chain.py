@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from searchpipe.arrays import Float32
 from searchpipe.errors import ClosedError, EngineError, PipelineError
+from searchpipe.runtime.forecast import Forecaster
 
 if TYPE_CHECKING:
     from searchpipe import _core
@@ -22,11 +23,15 @@ State = Literal["untried", "opening", "serving", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a link opens: an executor, and what to call once its scorer was closed."""
+    """What a link opens: an executor, and what to call once its scorer was closed.
+
+    ``on_gpu``: it runs on a GPU, has device memory to offer, and its buckets' costs were measured.
+    """
 
     executor: _core.Executor
     close: Callable[[], None]
     description: str = ""
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class _Serving:
     place: int
     scorer: _core.Scorer
     opened: Opened
+    forecaster: Forecaster | None = None  # on a GPU
 
 
 class EngineChain:
@@ -108,6 +114,12 @@ class EngineChain:
         return self._links[serving.place].name if serving is not None else ""
 
     @property
+    def forecaster(self) -> Forecaster | None:
+        """Predicts requests on the link that answers now; None if its costs are unknown, or none answers."""
+        serving = self._serving
+        return serving.forecaster if serving is not None else None
+
+    @property
     def scorer(self) -> _core.Scorer:
         """The scorer that answers now, for its statistics and buckets.
 
@@ -128,18 +140,16 @@ class EngineChain:
             OverloadedError, ClosedError: as ``submit`` raises them.
             TimeoutError: no scores within ``timeout``.
         """
-        serving = self._current()
-        ticket = submit(serving.scorer)
+        serving, ticket = self._submit(submit)
         if not ticket.wait(timeout) and ticket.cancel():
             raise TimeoutError(f"No scores within {timeout} s.")
         return self._result(serving, ticket)
 
     async def run_async(self, submit: Submit) -> Float32:
         """As :meth:`run`, for an event loop, which the scorer wakes; a cancelled task cancels its request."""
-        serving = self._current()
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
-        ticket = submit(serving.scorer)
+        serving, ticket = self._submit(submit)
         ticket.on_done(lambda: _wake(loop, ended))
         try:
             await ended
@@ -177,13 +187,27 @@ class EngineChain:
             raise ClosedError("The engine was closed.")
         raise EngineError(f"No engine is ready. {self._reasons()}")
 
+    def _submit(self, submit: Submit) -> tuple[_Serving, _core.Ticket]:
+        serving = self._current()
+        try:
+            return serving, submit(serving.scorer)
+        except ClosedError:
+            raise self._ended(serving) from None
+
+    def _ended(self, serving: _Serving) -> EngineError | ClosedError:
+        """Why a scorer is closed: with the chain, or because its link was retired a moment ago."""
+        if self._closed:
+            return ClosedError("The engine was closed before the request was scored.")
+        place = serving.place
+        return EngineError(f"Engine {self._links[place].name} was retired. {self._states[place].reason}")
+
     def _result(self, serving: _Serving, ticket: _core.Ticket) -> Float32:
         status = ticket.status
         if status == "done":
             self._failures = 0
             return ticket.scores()
         if status == "closed":
-            raise ClosedError("The engine was closed before the request was scored.")
+            raise self._ended(serving)
         name = self._links[serving.place].name
         if status == "failed":
             self._count_failure(serving, ticket.error)
@@ -229,7 +253,8 @@ class EngineChain:
                 continue
             self._states[index].state = "serving"
             self._states[index].description = opened.description
-            return _Serving(index, scorer, opened)
+            forecaster = Forecaster(opened.executor) if opened.on_gpu else None
+            return _Serving(index, scorer, opened, forecaster)
         return None
 
     def _fail(self, place: int, reason: str) -> None:
