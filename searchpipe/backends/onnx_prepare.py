@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from searchpipe.backends.onnx_prune import constant_value, prune, source_of
 from searchpipe.backends.onnx_pack import pack_graph
+from searchpipe.backends.onnx_prune import constant_value, prune, source_of
 from searchpipe.errors import MissingDependencyError, ModelError
 
 # Part of the cache's key: raise it when the rewrite changes.
