@@ -172,17 +172,17 @@ std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> cu
 py::tuple packed_places(const std::vector<std::int32_t>& lengths, std::int32_t rows, std::int32_t tokens,
                         std::int32_t longest_row) {
   if (longest_row < 1) throw std::invalid_argument("longest_row must be 1 or more");
-  EngineShape shape = make_shape({{rows, tokens}}, 5, 1, longest_row);
+  const Bucket bucket{rows, tokens};
+  EngineShape shape = make_shape({{rows, tokens}, {1, longest_row}}, 5, 1, longest_row);
   shape.validate();
   std::int64_t left = tokens;
   for (const std::int32_t length : lengths) {
     left -= length;
     if (length < 1 || length > longest_row || left < 0 || lengths.size() > static_cast<std::size_t>(rows)) {
-      throw std::invalid_argument("rows of these lengths do not fit " + to_string(shape.buckets[0]) +
+      throw std::invalid_argument("rows of these lengths do not fit " + to_string(bucket) +
                                   " with rows of 1 to " + std::to_string(longest_row) + " tokens");
     }
   }
-  const Bucket& bucket = shape.buckets[0];
   std::vector<std::int32_t> block(shape.input_bytes(bucket) / sizeof(std::int32_t));
   const SlotView at = slot_view(shape, bucket, block.data(), nullptr);
   complete_rows(lengths, shape, bucket, at);

@@ -27,10 +27,15 @@ void expect(bool holds, const char* what) {
 }
 
 struct Shared {
+  explicit Shared(bool packed)
+      : planner({.max_rows = 32,
+                 .token_budget = 2048,
+                 .max_queued_rows = 4000,
+                 .max_queued_requests = 200,
+                 .packed = packed},
+                {.base_s = 0.001, .token_s = 1e-6}) {}
   std::mutex mutex;
-  BatchPlanner planner{
-      {.max_rows = 32, .token_budget = 2048, .max_queued_rows = 4000, .max_queued_requests = 200},
-      {.base_s = 0.001, .token_s = 1e-6}};
+  BatchPlanner planner;
   std::map<std::uint64_t, std::int64_t> rows_left;  // of what was accepted
   double now = 0.0;
   std::int64_t served = 0, dropped = 0, refused = 0;
@@ -102,11 +107,8 @@ bool refuses_nonsense() {
   return refused == 6 && planner.queued_requests() == 0;
 }
 
-}  // namespace
-
-int main() {
-  expect(refuses_nonsense(), "nonsense was not refused");
-  Shared shared;
+void run(bool packed) {
+  Shared shared(packed);
   std::atomic<int> producing{3};
   std::vector<std::thread> threads;
   for (unsigned seed = 1; seed <= 3; ++seed) {
@@ -124,5 +126,12 @@ int main() {
   std::printf("stress_batch_planner: %lld rows served, %lld dropped, %lld requests refused\n",
               static_cast<long long>(shared.served), static_cast<long long>(shared.dropped),
               static_cast<long long>(shared.refused));
+}
+
+}  // namespace
+
+int main() {
+  expect(refuses_nonsense(), "nonsense was not refused");
+  for (const bool packed : {false, true}) run(packed);
   return 0;
 }

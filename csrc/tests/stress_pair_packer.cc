@@ -57,7 +57,12 @@ void pack_at_random(const PairPacker& packer, const TokenStore& store, std::mt19
       packer.pack(batch, store,
                   {matrix(ids, rows, columns, upside_down), matrix(mask, rows, columns, upside_down),
                    matrix(types, rows, columns, upside_down)});
+  std::vector<std::int32_t> flat_ids(static_cast<std::size_t>(plan.total_tokens), -1);
+  std::vector<std::int32_t> flat_types(flat_ids.size(), -1);
+  const PackedLayout flat = packer.pack_flat(batch, store, {flat_ids.data(), flat_types.data()});
+  CHECK(flat.lengths == plan.lengths && flat.permutation == plan.permutation);
   CHECK(layout.lengths == plan.lengths && layout.permutation == plan.permutation);
+  std::ptrdiff_t begin = 0;  // of the row in the flat arrays
   CHECK(std::is_sorted(layout.lengths.rbegin(), layout.lengths.rend()));
   for (std::int64_t row = 0; row < rows; ++row) {
     const auto at = static_cast<std::size_t>((upside_down ? rows - 1 - row : row) * columns);
@@ -81,7 +86,13 @@ void pack_at_random(const PairPacker& packer, const TokenStore& store, std::mt19
     CHECK(std::count(mask.begin() + static_cast<std::ptrdiff_t>(at),
                      mask.begin() + static_cast<std::ptrdiff_t>(at) + columns,
                      1) == static_cast<std::ptrdiff_t>(length));
+    CHECK(std::equal(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(length),
+                     flat_ids.begin() + begin));
+    CHECK(std::equal(types.begin() + static_cast<std::ptrdiff_t>(at),
+                     types.begin() + static_cast<std::ptrdiff_t>(at + length), flat_types.begin() + begin));
+    begin += static_cast<std::ptrdiff_t>(length);
   }
+  CHECK(begin == plan.total_tokens);
   CHECK(std::count(types.begin(), types.end(), -1) == 0);
 }
 

@@ -9,7 +9,8 @@ in them is said at :func:`searchpipe._core.packed_places`.
 Attention becomes PackedMultiHeadAttention on q, k and v apart and without biases, the form for
 which ONNX Runtime has flash attention: k's bias adds the same to all logits of a query and cancels
 in the softmax; v's passes through the softmax, whose shares sum to 1, into the bias of the
-projection behind it; q's is added.
+projection behind it; q's is added. Behind the last attention only each row's first token is
+computed on, since nothing else is read of the others.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class _Packing:
         given = sorted(self._tokens.intersection(value.name for value in self._graph.output))
         if given or not self._pooled:
             raise _unknown(f"its output ({', '.join(given) or 'none'}) is not pooled by the first token")
+        self._pool_early()
         self._finish()
 
     def _embed(self, node: Any) -> None:
@@ -194,6 +196,49 @@ class _Packing:
             known = False
         if not known:
             raise _unknown(f"{kind} {node.name} mixes tokens in a way that packed rows have no form of")
+
+    def _pool_early(self) -> None:
+        """Gather each row's first token right behind the last attention instead of at the end.
+
+        Taking some tokens commutes with what is computed for each token by itself. A node moves
+        behind the gathering if all that read it have; of what they read, the rest is gathered.
+        """
+        moved = self._moved()
+        pooled = {node.output[0]: node.input[0] for node in self._nodes if self._is_pool(node)}
+        nodes: list[Any] = []
+        gathered: set[str] = set()
+        for node in self._nodes:
+            if self._is_pool(node) and node.input[0] in moved:
+                continue
+            for place, name in enumerate(node.input):
+                if pooled.get(name) in moved:
+                    node.input[place] = pooled[name]
+                elif node.output[0] in moved and name in self._tokens and name not in moved:
+                    firsts = node.input[place] = f"{name}_firsts"
+                    if firsts not in gathered:
+                        gathered.add(firsts)
+                        nodes.append(self._node("Gather", [name, "row_firsts"], [firsts], firsts, axis=0))
+            nodes.append(node)
+        self._nodes = nodes
+
+    def _moved(self) -> set[str]:
+        """The tensors that can have one vector for each row instead of one for each token."""
+        readers: dict[str, list[Any]] = {}
+        for node in self._nodes:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        moved: set[str] = set()
+        for node in reversed(self._nodes):
+            name = node.output[0]
+            per_token = name in self._tokens and node.op_type not in ("PackedMultiHeadAttention", "Reshape")
+            if not per_token or any(node.output[1:]):
+                continue
+            if all(self._is_pool(reader) or reader.output[0] in moved for reader in readers.get(name, [])):
+                moved.add(name)
+        return moved
+
+    def _is_pool(self, node: Any) -> bool:
+        return bool(node.op_type == "Gather" and node.input[1] == "row_firsts")
 
     def _finish(self) -> None:
         helper, kind = self._onnx.helper, self._onnx.TensorProto.INT32

@@ -20,7 +20,7 @@ from searchpipe.backends.onnx_prune import constant_value, prune, source_of
 from searchpipe.errors import MissingDependencyError, ModelError
 
 # Part of the cache's key: raise it when the rewrite changes.
-_REWRITE_VERSION = 3
+_REWRITE_VERSION = 4
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _SMALLEST_NORM = 1e-12
 _CHUNK_BYTES = 1 << 20

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from searchpipe._core import BatchPlanner
+
+# Times are multiples of 1/256 s and costs are powers of two: sums are exact and answers can be compared.
+TICKS = st.integers(0, 128).map(lambda ticks: ticks / 256)
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=20).map(
+    lambda values: sorted(values, reverse=True)
+)
+PATIENCE = st.one_of(st.just(math.inf), st.integers(1, 768).map(lambda ticks: ticks / 256))
 
 
 @dataclass
@@ -32,6 +45,15 @@ class Limits:
     max_queued_requests: int = 6
     base_s: float = 0.125
     token_s: float = 1 / 256
+    packed: bool = False
+
+
+def lengths_of(*values: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    return np.array(values, np.int32)
+
+
+def planner_of(limits: Limits) -> BatchPlanner:
+    return BatchPlanner(**vars(limits))
 
 
 @dataclass
@@ -73,10 +95,29 @@ class ReferencePlanner:
 
     def fit(self, one: Waiting) -> int:
         """Most rows of this request that one batch holds."""
-        return min(self.limits.max_rows, self.limits.token_budget // self.width(one.lengths[one.next_row]))
+        return self.room(one, 0, 0, 0)
 
-    def seconds(self, padded_tokens: int) -> float:
-        return self.limits.base_s + self.limits.token_s * padded_tokens
+    def room(self, one: Waiting, rows: int, width: int, places: int) -> int:
+        """Rows of this request that a batch of so many rows, so wide, holds besides."""
+        limits = self.limits
+        if not limits.packed:
+            wide = max(width, self.width(one.lengths[one.next_row]))
+            return min(limits.max_rows, limits.token_budget // wide) - rows
+        counts = range(min(one.left, limits.max_rows - rows) + 1)
+        return max(count for count in counts if places + self.places(one, count) <= limits.token_budget)
+
+    def places(self, one: Waiting, rows: int) -> int:
+        """What so many rows of this request take up by themselves."""
+        if self.limits.packed:
+            return sum(one.lengths[one.next_row : one.next_row + rows])
+        return rows * self.width(one.lengths[one.next_row])
+
+    def seconds(self, places: int) -> float:
+        return self.limits.base_s + self.limits.token_s * places
+
+    def joined(self, one: Waiting, rows: int, wide: int, places: int, count: int) -> int:
+        """Places of a batch once so many rows of this request have joined it."""
+        return places + self.places(one, count) if self.limits.packed else (rows + count) * wide
 
     def order(self, now: float) -> list[Waiting]:
         def key(one: Waiting) -> tuple[float, ...]:
@@ -92,39 +133,41 @@ class ReferencePlanner:
         limits, seconds = self.limits, self.seconds
         taken: list[tuple[Waiting, int]] = []
         apart: list[Waiting] = []
-        rows = width = 0
+        rows = width = places = 0
         must_keep = math.inf
         full = cut_short = False
         for one in self.order(now):
-            own = self.width(one.lengths[one.next_row])
-            wide = max(width, own)
-            room = min(limits.max_rows, limits.token_budget // wide) - rows
+            wide = max(width, self.width(one.lengths[one.next_row]))
+            room = self.room(one, rows, width, places)
             count = min(max(room, 1), one.left)
+            joined = self.joined(one, rows, wide, places, count)
             if taken:
-                if seconds((rows + count) * wide) > seconds(rows * width) + seconds(count * own):
+                if seconds(joined) > seconds(places) + seconds(self.places(one, count)):
                     apart.append(one)
                     continue
                 if room < 1:
                     full = True
                     break
-                while count and now + seconds((rows + count) * wide) > must_keep:
+                while count and now + seconds(joined) > must_keep:
                     count //= 2
+                    joined = self.joined(one, rows, wide, places, count)
                     cut_short = True
                 if not count:
                     continue
             taken.append((one, count))
-            rows, width = rows + count, wide
-            if now + seconds(rows * width) <= one.deadline:
+            rows, width, places = rows + count, wide, joined
+            if now + seconds(places) <= one.deadline:
                 must_keep = min(must_keep, one.deadline)
-            if room < one.left or rows == limits.max_rows or (rows + 1) * width > limits.token_budget:
+            one_more = places + (1 if limits.packed else width)
+            if room < one.left or rows == limits.max_rows or one_more > limits.token_budget:
                 full = True
                 break
         if not taken:
             return math.inf
-        busy = seconds(rows * width)
+        busy = seconds(places)
         due = min(min(one.arrival + limits.max_delay_s, one.deadline - busy) for one, _ in taken)
         for one in apart:
-            busy += seconds(min(one.left, self.fit(one)) * self.width(one.lengths[one.next_row]))
+            busy += seconds(self.places(one, min(one.left, self.fit(one))))
             due = min(due, one.arrival + limits.max_delay_s, one.deadline - busy)
         if not (flush or full or cut_short) and due > now:
             return due

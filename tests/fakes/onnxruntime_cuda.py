@@ -25,7 +25,7 @@ _FOLDER = Path(__file__).parent
 _PTX = (_FOLDER / "row_scores.ptx").read_text()
 _PACKED_PTX = (_FOLDER / "packed_row_scores.ptx").read_text()
 ON_CPU: set[str] = set()
-sessions: list[_CudaSession] = []  # that were opened, oldest first
+disabled: list[set[str]] = []  # optimizers, of each session that was opened
 
 
 def get_available_providers() -> list[str]:
@@ -65,7 +65,7 @@ class _Binding:
 
 
 class _CudaSession:
-    def __init__(self, options: dict[str, str], names: set[str], disabled_optimizers: set[str]) -> None:
+    def __init__(self, options: dict[str, str], names: set[str]) -> None:
         self._stream = int(options["user_compute_stream"])
         self._packed = "row_ends" in names
         device = _core.Device(int(options["device_id"]))
@@ -73,8 +73,6 @@ class _CudaSession:
             self._kernel = _core.Kernel(device, _PACKED_PTX, "packed_row_scores")
         else:
             self._kernel = _core.Kernel(device, _PTX, "row_scores")
-        self.disabled_optimizers = disabled_optimizers
-        sessions.append(self)
 
     def get_providers(self) -> list[str]:
         return get_available_providers()
@@ -131,7 +129,8 @@ def InferenceSession(  # noqa: N802
             "[ONNXRuntimeError] : 1 : FAIL : This session contains graph nodes that are assigned to the "
             "default CPU EP, but fallback to CPU EP has been explicitly disabled by the user."
         )
-    return _CudaSession(options, {node.name for node in graph.input}, set(disabled_optimizers or ()))
+    disabled.append(set(disabled_optimizers or ()))
+    return _CudaSession(options, {node.name for node in graph.input})
 
 
 def _no_cpu(options: Any) -> bool:

@@ -26,12 +26,15 @@ def row_scores(ids: Int32, mask: Int32, types: Int32 | None, width: int) -> Floa
     return (sums[:, None] + np.arange(width)).astype(np.float32)
 
 
-def expected_pairs(query: Int32, store: _core.TokenStore, docs: Sequence[int]) -> Float32:
+def expected_pairs(
+    query: Int32, store: _core.TokenStore, docs: Sequence[int], *, special: tuple[int, int] = (CLS, SEP)
+) -> Float32:
     """Reference scores with the limits of the `packer` fixture: 8 query and 50 document tokens."""
     scores = []
     for doc in docs:
         kept, tokens = query[:8], store.tokens(int(doc))[:50]
-        ids = np.concatenate([[CLS], kept, [SEP], tokens, [SEP]]).astype(np.int32)
+        cls, sep = special
+        ids = np.concatenate([[cls], kept, [sep], tokens, [sep]]).astype(np.int32)
         types = np.concatenate([np.zeros(len(kept) + 2), np.ones(len(tokens) + 1)]).astype(np.int32)
         scores.append(row_scores(ids[None], np.ones_like(ids)[None], types[None], 1)[0, 0])
     return np.array(scores, np.float32)

@@ -24,9 +24,10 @@ from searchpipe.runtime.pair_scorer import ChainPairScorer
 from searchpipe.runtime.text_encoder import ChainTextEncoder
 from tests.fakes import onnxruntime_cuda
 from tests.fakes.cuda_driver import real_driver_present
+from tests.fakes.tiny_bert import save_bert
 from tests.fakes.tiny_onnx import TinyModel
 from tests.fakes.tiny_tokenizer import save_tokenizer
-from tests.runtime.row_model import kernel_engine
+from tests.runtime.row_model import expected_pairs, kernel_engine
 
 QUERY = np.array([4, 5, 6], np.int32)
 TEXTS = [np.array(ids, np.int32) for ids in ([4, 5], [], [9, 10, 11, 4, 7], [15])]
@@ -142,6 +143,53 @@ def test_the_gpu_comes_first(tmp_path: Path, device: _core.Device, monkeypatch: 
     encoder = ChainTextEncoder(model, chain, tokenizer_of(model))
     assert encoder.encode(TEXTS).shape == (4, 8)
     encoder.close()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_cross_encoders_run_on_packed_rows_unless_told_otherwise(
+    tmp_path: Path,
+    small_store: _core.TokenStore,
+    device: _core.Device,
+    monkeypatch: pytest.MonkeyPatch,
+    packed: bool,
+) -> None:
+    pytest.importorskip("sympy")
+    model = local_model(tmp_path, "cross-encoder")
+    save_bert(model.model)
+    options = ChainOptions(
+        buckets=BUCKETS, cache=tmp_path / "cache", packed=packed, token_step=256, threads=1
+    )
+    prepare_onnx(model.model, tmp_path / "cache", PrepareOptions(packed=packed))
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "onnxruntime", onnxruntime_cuda)
+        chain = open_chain(model, options)
+    names = ["onnx-cuda-packed", "onnx-cuda", "onnx-cpu"][not packed :]
+    assert [state.name for state in chain.states] == names
+    assert chain.serving == names[0], chain.states
+    executor = chain.scorer.executor
+    assert (executor.packed, executor.longest_row) == (packed, 32)
+    assert executor.buckets[-1] == (16, 512 if packed else 32)
+    scorer = ChainPairScorer(model, chain, tokenizer_of(model), max_query_tokens=8, max_doc_tokens=50)
+    docs = np.arange(60, dtype=np.int32)
+    expected = expected_pairs(QUERY, small_store, docs.tolist(), special=(2, 3))
+    np.testing.assert_array_equal(scorer.score(QUERY, small_store, docs), expected)
+    scorer.close()
+
+
+def test_a_model_without_a_packed_form_runs_padded(
+    tmp_path: Path, device: _core.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sympy")
+    model = local_model(tmp_path, "cross-encoder")  # pools by the mean
+    options = ChainOptions(buckets=BUCKETS, cache=tmp_path / "cache", threads=1)
+    prepare_onnx(model.model, tmp_path / "cache", PrepareOptions())
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "onnxruntime", onnxruntime_cuda)
+        chain = open_chain(model, options)
+    assert [state.state for state in chain.states] == ["failed", "serving", "untried"], chain.states
+    assert "no packed form" in chain.states[0].reason
+    assert not chain.scorer.executor.packed
+    chain.close()
 
 
 def test_device_arrays_are_shown_to_others(device: _core.Device) -> None:
