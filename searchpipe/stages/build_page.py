@@ -40,7 +40,7 @@ class BuildPage:
     def run(self, work: Work) -> None:
         """Build the hits."""
         assert work.candidates is not None
-        top = work.candidates.take(np.arange(min(work.query.k, len(work.candidates))))
+        top = work.candidates.head(work.query.k)
         if not len(top):
             work.hits = []
             return
@@ -48,27 +48,24 @@ class BuildPage:
             ids = self._display.id_of(top.docs)
             fields = self._display.fields(top.docs)
             places = _places(work, top.docs)
+            docs = top.docs.tolist()
+            columns = {name: column.tolist() for name, column in top.scores.items()}
             work.hits = [
-                self._hit(work, row, ids[row], fields[row], top.scores, places) for row in range(len(top))
+                _hit(row, ids[row], fields[row], columns, _reasons(places, row, work.moved.get(docs[row])))
+                for row in range(len(top))
             ]
-
-    def _hit(
-        self,
-        work: Work,
-        row: int,
-        id_: str,
-        fields: dict[str, Any],
-        columns: dict[str, Any],
-        places: dict[str, list[int]],
-    ) -> Hit:
-        scores = {n: v for n, c in columns.items() if (v := float(c[row])) == v}  # NaN: never scored
-        final = next((scores[n] for n in ("blend", "prerank", "fused") if n in scores), 0.0)
-        doc = int(work.candidates.docs[row]) if work.candidates is not None else -1
-        return Hit(row + 1, id_, final, scores, fields, _reasons(places, row, work.moved.get(doc)))
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
         return "ids, display fields, scores and reasons"
+
+
+def _hit(
+    row: int, id_: str, fields: dict[str, Any], columns: dict[str, list[float]], reasons: tuple[str, ...]
+) -> Hit:
+    scores = {n: v for n, c in columns.items() if (v := c[row]) == v}  # NaN: never scored
+    final = next((scores[n] for n in ("blend", "prerank", "fused") if n in scores), 0.0)
+    return Hit(row + 1, id_, final, scores, fields, reasons)
 
 
 def _places(work: Work, docs: Int32) -> dict[str, list[int]]:
@@ -79,7 +76,8 @@ def _places(work: Work, docs: Int32) -> dict[str, list[int]]:
         if order is None or not len(order):
             continue
         equal = order[None, :] == docs[:, None]
-        out[name] = np.where(equal.any(axis=1), equal.argmax(axis=1) + 1, 0).tolist()
+        first = equal.argmax(axis=1)
+        out[name] = np.where(equal[np.arange(len(docs)), first], first + 1, 0).tolist()
     return out
 
 

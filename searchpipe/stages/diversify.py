@@ -85,8 +85,9 @@ class Diversify:
         docs = candidates.docs[:n]
         with work.step(self.name, n * k):
             picked, relaxed = self._select(docs, k)
-        rest = np.setdiff1d(np.arange(len(candidates)), picked)
-        work.candidates = candidates.take(np.concatenate([picked, rest]))
+        rest = np.ones(len(candidates), bool)
+        rest[picked] = False
+        work.candidates = candidates.take(np.concatenate([picked, np.flatnonzero(rest)]))
         work.orders["diversify"] = work.candidates.docs
         changed = int(np.count_nonzero(picked != np.arange(k)))
         work.decision = f"{changed} of {k} places changed"
