@@ -299,3 +299,13 @@ class _Opener:
             return
         self.engines.owned.callback(recall.close)
         self.engines.recall = recall
+        encoder = self.engines.encoder
+        if encoder is not None:
+            from searchpipe.runtime.device_vectors import DeviceVectors
+
+            self.engines.places = DeviceVectors(
+                _core.Device(settings.device),
+                encoder.dim,
+                ready=lambda: encoder.chain.forecaster is not None,
+            )
+            self.engines.owned.callback(self.engines.places.close)
