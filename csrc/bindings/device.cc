@@ -9,6 +9,7 @@
 #include "cuda/buffer.h"
 #include "cuda/error.h"
 #include "cuda/kernel.h"
+#include "cuda/nvtx.h"
 #include "cuda/stream.h"
 
 namespace py = pybind11;
@@ -75,6 +76,19 @@ void register_device(py::module_& m) {
 
 The library is the one that the environment variable SEARCHPIPE_LIBCUDA names, else libcuda.so.1; nothing else of
 CUDA needs to be installed. Never raises. Any thread.)");
+
+  m.def(
+      "set_nvtx",
+      [](std::uintptr_t push, std::uintptr_t pop) {
+        if ((push == 0) != (pop == 0))
+          throw py::value_error("push and pop go together: give both, or 0 twice");
+        nvtx::set_functions(reinterpret_cast<nvtx::Push>(push), reinterpret_cast<nvtx::Pop>(pop));
+      },
+      py::arg("push"), py::arg("pop"),
+      R"(Record the engine's batches and slots as NVTX ranges, through these functions of NVIDIA's library.
+
+push, pop: addresses of nvtxRangePushA and nvtxRangePop, which must stay loaded; 0 and 0 record no more. See
+searchpipe.device.nvtx, which finds them. Raises ValueError if only one is 0. Any thread.)");
 
   py::class_<Device, std::shared_ptr<Device>>(m, "Device", R"(One GPU and its primary context.
 

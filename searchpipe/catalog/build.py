@@ -75,6 +75,7 @@ def build_snapshot(
     progress: Progress | None = None,
     encoder: Encoder | None = None,
     tokenizer: Tokenizer | None = None,
+    parallel: bool = False,
 ) -> BuildReport:
     """Index catalog files into a new snapshot in the folder ``out``, and publish it there.
 
@@ -90,6 +91,8 @@ def build_snapshot(
         progress: called after every chunk, in this thread.
         encoder: instead of the one that ``models`` names.
         tokenizer: instead of the tokenizer of the cross-encoder that ``models`` names.
+        parallel: tokenize on all cores, with a library's thread pool: for a process that does not fork
+            afterwards, such as the command line's.
 
     Raises:
         CatalogError: unreadable files, too many bad rows, or a folder that cannot be written.
@@ -112,6 +115,7 @@ def build_snapshot(
                         encoder,
                         tokenizer,
                         max_pair_tokens=settings.max_pair_tokens,
+                        parallel=parallel,
                     )
                     report = _Build(
                         sources, folder, name, unfinished, settings, opened, progress, owner

@@ -125,11 +125,12 @@ class LexicalIndex:
 
     def _fetch(self, query: Any, limit: int) -> tuple[Int32, Float32]:
         hits: _Hits = self._searcher.search(query, limit, count=False).hits
-        scores = np.fromiter((score for score, _ in hits), np.float32, len(hits))
-        docs = np.fromiter((address.doc for _, address in hits), np.int64, len(hits))
+        # Lists first: NumPy takes them in several times faster than generators.
+        scores = np.array([score for score, _ in hits], np.float32)
         if self._in_order:
-            return docs.astype(np.int32), scores
-        segments = np.fromiter((address.segment_ord for _, address in hits), np.int64, len(hits))
+            return np.array([address.doc for _, address in hits], np.int32), scores
+        docs = np.array([address.doc for _, address in hits], np.int64)
+        segments = np.array([address.segment_ord for _, address in hits], np.int64)
         return self._ordinals[self._starts[segments] + docs], scores
 
     @staticmethod

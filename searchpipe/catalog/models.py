@@ -35,8 +35,11 @@ class BuildModels:
         tokenizer: Tokenizer | None,
         *,
         max_pair_tokens: int,
+        parallel: bool = False,
     ) -> BuildModels:
         """Resolve and load what the caller did not bring; ``max_pair_tokens`` are kept of a document.
+
+        ``parallel`` tokenizes on all cores.
 
         Raises:
             ConfigError: when the settings name a model of another kind.
@@ -47,7 +50,7 @@ class BuildModels:
             encoder = _open_encoder(settings)
         tokenizer_name = type(tokenizer).__name__
         if tokenizer is None:
-            tokenizer, tokenizer_name = _open_tokenizer(settings, max_pair_tokens)
+            tokenizer, tokenizer_name = _open_tokenizer(settings, max_pair_tokens, parallel)
         model: Any = getattr(encoder, "model", None)
         path = getattr(tokenizer, "path", None)
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else ""
@@ -70,9 +73,9 @@ def _open_encoder(settings: ModelsSettings) -> Encoder:
     return open_encoder(model, threads=settings.threads)
 
 
-def _open_tokenizer(settings: ModelsSettings, max_pair_tokens: int) -> tuple[Tokenizer, str]:
+def _open_tokenizer(settings: ModelsSettings, max_pair_tokens: int, parallel: bool) -> tuple[Tokenizer, str]:
     from searchpipe.models import resolve
     from searchpipe.models.tokenizer import TextTokenizer
 
     model = resolve(settings.scorer)
-    return TextTokenizer(model.tokenizer, max_tokens=max_pair_tokens), model.name
+    return TextTokenizer(model.tokenizer, max_tokens=max_pair_tokens, parallel=parallel), model.name

@@ -51,10 +51,10 @@ def index_command(
     if max_reject_share is not None:
         settings = msgspec.structs.replace(settings, max_reject_share=max_reject_share)
     if quiet:
-        build_snapshot(sources, out, settings, models=models)
+        build_snapshot(sources, out, settings, models=models, parallel=True)
         return
     with _Bar(Console(stderr=True)) as progress:
-        report = build_snapshot(sources, out, settings, models=models, progress=progress)
+        report = build_snapshot(sources, out, settings, models=models, progress=progress, parallel=True)
     print_report(Console(), report)
 
 

@@ -3,6 +3,8 @@
 Off unless the environment variable ``SEARCHPIPE_NVTX`` is 1 when this module is
 imported, or :func:`enable` is called. While off, a range is one shared object
 whose enter and exit do nothing. Ranges nest per thread; any thread may use them.
+With NVIDIA's library the C++ core names its batches and slots too; with the
+package ``nvtx`` alone, only Python's stages have names.
 """
 
 from __future__ import annotations
@@ -54,18 +56,25 @@ def enable(marker: Marker | None = None) -> None:
     """Record ranges from now on.
 
     Args:
-        marker: instead of the package ``nvtx`` or, without that, NVIDIA's library.
+        marker: instead of NVIDIA's library or, without that, the package ``nvtx``.
 
     Raises:
         MissingDependencyError: neither is installed.
     """
     global _marker
-    _marker = marker or _find_marker()
+    found = marker or _find_marker()
+    if isinstance(found, _LibraryMarker):
+        found.name_batches()
+    _marker = found
 
 
 def disable() -> None:
     """Record no more; ranges that are open end properly."""
     global _marker
+    if isinstance(_marker, _LibraryMarker):
+        from searchpipe import _core
+
+        _core.set_nvtx(0, 0)
     _marker = None
 
 
@@ -101,21 +110,31 @@ class _LibraryMarker:
     def push(self, name: str) -> object:
         return self._push(name.encode())
 
+    def name_batches(self) -> None:
+        """Let the C++ core record through the same library, which this process never unloads."""
+        from searchpipe import _core
+
+        _core.set_nvtx(_address(self._push), _address(self.pop))
+
 
 def _find_marker() -> Marker:
-    try:
-        return _PackageMarker(importlib.import_module("nvtx"))
-    except ImportError:
-        pass
     for path in (*_in_wheels(), *_LIBRARIES):
         try:
             return _LibraryMarker(ctypes.CDLL(path))
         except (OSError, AttributeError):
             continue
+    try:
+        return _PackageMarker(importlib.import_module("nvtx"))
+    except ImportError:
+        pass
     raise MissingDependencyError(
         "Ranges were asked for, and neither the package nvtx nor NVIDIA's library of it is installed.",
-        cure="Install it with: pip install nvtx",
+        cure="Install it with: pip install nvidia-nvtx",
     )
+
+
+def _address(function: Any) -> int:
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def _in_wheels() -> list[str]:

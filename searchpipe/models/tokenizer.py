@@ -40,7 +40,7 @@ class TextTokenizer:
 
     """
 
-    def __init__(self, path: Path | str, *, max_tokens: int) -> None:
+    def __init__(self, path: Path | str, *, max_tokens: int, parallel: bool = False) -> None:
         if max_tokens < 1:
             raise ConfigError(f"max_tokens is {max_tokens}; use at least 1.")
         try:
@@ -51,6 +51,7 @@ class TextTokenizer:
             ) from error
         self.path = Path(path)
         self.max_tokens = max_tokens
+        self._parallel = parallel
         if not self.path.is_file():
             raise ModelError(f"There is no tokenizer file {self.path}.", cure="Name a tokenizer.json file.")
         try:
@@ -77,13 +78,14 @@ class TextTokenizer:
         encoding = self._tokenizer.encode(self._prepared(text), add_special_tokens=False)
         return np.asarray(encoding.ids[: self.max_tokens], dtype=np.int32)
 
-    def ids_many(self, texts: Sequence[str], *, parallel: bool = False) -> list[Int32]:
+    def ids_many(self, texts: Sequence[str], *, parallel: bool | None = None) -> list[Int32]:
         """Ids of each text, as :meth:`ids`.
 
         ``parallel`` uses all cores through the library's thread pool: for a process of
-        its own, such as indexing, that does not fork afterwards.
+        its own, such as indexing, that does not fork afterwards. None for what was chosen at
+        construction.
         """
-        if not parallel:
+        if not (self._parallel if parallel is None else parallel):
             return [self.ids(text) for text in texts]
         prepared = [self._prepared(text) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(prepared, add_special_tokens=False)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from searchpipe.arrays import Array
-from searchpipe.errors import EngineError
+from searchpipe.errors import EngineError, MissingDependencyError
 
 if TYPE_CHECKING:
     from searchpipe import _core
 
 
+_DLPACK_CUDA = 2
+"""kDLCUDA of the DLPack standard."""
+
+
 class DeviceArray:
     """A C-contiguous array in device memory, as ``__cuda_array_interface__`` (version 3) shows it.
 
-    ``cupy.asarray(array)`` and ``torch.as_tensor(array)`` share its memory, which lives as
-    long as either. Threads: as with any memory, one writer at a time.
+    ``cupy.asarray(array)``, ``torch.as_tensor(array, device="cuda")`` and, where cupy is
+    installed, anything's ``from_dlpack(array)`` share its memory, which lives as long as
+    either. Threads: as with any memory, one writer at a time.
 
     Raises:
         EngineError: the device has not the memory (``CudaError``).
@@ -29,6 +35,7 @@ class DeviceArray:
 
         self.shape = shape
         self.dtype = np.dtype(dtype)
+        self._ordinal = device.ordinal
         self._buffer = _core.DeviceBuffer(device, prod(shape) * self.dtype.itemsize)
 
     @property
@@ -52,6 +59,20 @@ class DeviceArray:
             "stream": None,
             "version": 3,
         }
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _DLPACK_CUDA, self._ordinal
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """Return a capsule by way of cupy. Raises MissingDependencyError without it."""
+        try:
+            cupy = importlib.import_module("cupy")
+        except ImportError as error:
+            raise MissingDependencyError(
+                "Sharing device memory by DLPack needs cupy.",
+                cure="Install it with: pip install searchpipe[gpu]",
+            ) from error
+        return cupy.asarray(self).__dlpack__(**options)
 
     def to_host(self) -> Array:
         """Return a copy in host memory."""

@@ -140,18 +140,16 @@ class EngineChain:
             OverloadedError, ClosedError: as ``submit`` raises them.
             TimeoutError: no scores within ``timeout``.
         """
-        serving = self._current()
-        ticket = submit(serving.scorer)
+        serving, ticket = self._submit(submit)
         if not ticket.wait(timeout) and ticket.cancel():
             raise TimeoutError(f"No scores within {timeout} s.")
         return self._result(serving, ticket)
 
     async def run_async(self, submit: Submit) -> Float32:
         """As :meth:`run`, for an event loop, which the scorer wakes; a cancelled task cancels its request."""
-        serving = self._current()
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
-        ticket = submit(serving.scorer)
+        serving, ticket = self._submit(submit)
         ticket.on_done(lambda: _wake(loop, ended))
         try:
             await ended
@@ -189,13 +187,27 @@ class EngineChain:
             raise ClosedError("The engine was closed.")
         raise EngineError(f"No engine is ready. {self._reasons()}")
 
+    def _submit(self, submit: Submit) -> tuple[_Serving, _core.Ticket]:
+        serving = self._current()
+        try:
+            return serving, submit(serving.scorer)
+        except ClosedError:
+            raise self._ended(serving) from None
+
+    def _ended(self, serving: _Serving) -> EngineError | ClosedError:
+        """Why a scorer is closed: with the chain, or because its link was retired a moment ago."""
+        if self._closed:
+            return ClosedError("The engine was closed before the request was scored.")
+        place = serving.place
+        return EngineError(f"Engine {self._links[place].name} was retired. {self._states[place].reason}")
+
     def _result(self, serving: _Serving, ticket: _core.Ticket) -> Float32:
         status = ticket.status
         if status == "done":
             self._failures = 0
             return ticket.scores()
         if status == "closed":
-            raise ClosedError("The engine was closed before the request was scored.")
+            raise self._ended(serving)
         name = self._links[serving.place].name
         if status == "failed":
             self._count_failure(serving, ticket.error)

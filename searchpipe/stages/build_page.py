@@ -40,19 +40,18 @@ class BuildPage:
     def run(self, work: Work) -> None:
         """Build the hits."""
         assert work.candidates is not None
-        top = work.candidates.head(work.query.k)
+        top = work.candidates.take(np.arange(min(work.query.k, len(work.candidates))))
         if not len(top):
             work.hits = []
             return
         with work.step(self.name, len(top)):
             ids = self._display.id_of(top.docs)
             fields = self._display.fields(top.docs)
-            places = _places(work, top.docs)
-            docs = top.docs.tolist()
             columns = {name: column.tolist() for name, column in top.scores.items()}
+            places = _places(work, top.docs)
             work.hits = [
-                _hit(row, ids[row], fields[row], columns, _reasons(places, row, work.moved.get(docs[row])))
-                for row in range(len(top))
+                _hit(row, ids[row], fields[row], columns, places, work.moved.get(doc))
+                for row, doc in enumerate(top.docs.tolist())
             ]
 
     def describe(self) -> str:
@@ -61,24 +60,29 @@ class BuildPage:
 
 
 def _hit(
-    row: int, id_: str, fields: dict[str, Any], columns: dict[str, list[float]], reasons: tuple[str, ...]
+    row: int,
+    id_: str,
+    fields: dict[str, Any],
+    columns: dict[str, list[float]],
+    places: dict[str, list[int]],
+    moved: str | None,
 ) -> Hit:
-    scores = {n: v for n, c in columns.items() if (v := c[row]) == v}  # NaN: never scored
+    scores = {n: v for n, column in columns.items() if (v := column[row]) == v}  # NaN: never scored
     final = next((scores[n] for n in ("blend", "prerank", "fused") if n in scores), 0.0)
-    return Hit(row + 1, id_, final, scores, fields, reasons)
+    return Hit(row + 1, id_, final, scores, fields, _reasons(places, row, moved))
 
 
 def _places(work: Work, docs: Int32) -> dict[str, list[int]]:
     """Stage -> place (from 1; 0 for absent) that it gave each of ``docs``."""
-    out: dict[str, list[int]] = {}
-    for name in _RANKED:
-        order = work.orders.get(name)
-        if order is None or not len(order):
-            continue
-        equal = order[None, :] == docs[:, None]
-        first = equal.argmax(axis=1)
-        out[name] = np.where(equal[np.arange(len(docs)), first], first + 1, 0).tolist()
-    return out
+    orders = {name: order for name in _RANKED if (order := work.orders.get(name)) is not None and len(order)}
+    # One comparison over all orders: a page has few documents, and NumPy's calls cost more than its loops.
+    every = np.concatenate(list(orders.values())) if orders else np.empty(0, np.int32)
+    rows, found = np.divmod(np.flatnonzero(every == docs[:, None]), max(1, len(every)))
+    places = np.zeros((len(orders), len(docs)), np.int64)
+    starts = np.cumsum([0, *(len(order) for order in orders.values())])
+    which = np.searchsorted(starts, found, side="right") - 1
+    places[which, rows] = found - starts[which] + 1
+    return dict(zip(orders, places.tolist(), strict=True))
 
 
 def _reasons(places: dict[str, list[int]], row: int, moved: str | None) -> tuple[str, ...]:

@@ -85,9 +85,9 @@ class Diversify:
         docs = candidates.docs[:n]
         with work.step(self.name, n * k):
             picked, relaxed = self._select(docs, k)
-        rest = np.ones(len(candidates), bool)
-        rest[picked] = False
-        work.candidates = candidates.take(np.concatenate([picked, np.flatnonzero(rest)]))
+        left = np.ones(len(candidates), bool)
+        left[picked] = False
+        work.candidates = candidates.take(np.concatenate([picked, np.flatnonzero(left)]))
         work.orders["diversify"] = work.candidates.docs
         changed = int(np.count_nonzero(picked != np.arange(k)))
         work.decision = f"{changed} of {k} places changed"
@@ -95,7 +95,8 @@ class Diversify:
             work.moved[int(docs[picked[place]])] = "a quota was relaxed: no other candidate was left"
 
     def _select(self, docs: Int32, k: int) -> tuple[Int32, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        relevance = np.linspace(1.0, 0.0, len(docs), dtype=np.float32)
+        last = len(docs) - 1
+        relevance = np.arange(last, -1, -1, dtype=np.float32) / np.float32(last)
         quotas = [
             _core.Quota(rule.column.groups(docs), limit=rule.limit, window=rule.window)
             for rule in self._quotas

@@ -19,7 +19,8 @@ from tests.fakes.hashed_models import HashedEncoder, HashedTokenizer
 def _no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = BuildModels.open
 
-    def hashed(settings: Any, *_: Any, max_pair_tokens: int) -> BuildModels:
+    def hashed(settings: Any, *_: Any, max_pair_tokens: int, parallel: bool) -> BuildModels:
+        assert parallel  # a command has its process to itself
         return opened(settings, HashedEncoder(), HashedTokenizer(), max_pair_tokens=max_pair_tokens)
 
     monkeypatch.setattr(BuildModels, "open", hashed)

@@ -198,3 +198,37 @@ def test_an_event_loop_serves_many_and_may_give_up() -> None:
 
     asyncio.run(main())
     chain.close()
+
+
+def test_callers_of_a_link_that_is_retired_hear_of_an_engine_error() -> None:
+    broken = threading.Event()
+
+    def flaky(ids: np.ndarray, mask: np.ndarray, types: np.ndarray, output: np.ndarray) -> None:
+        if broken.is_set():
+            raise RuntimeError("illegal address")
+        output[:] = row_scores(ids, mask, types, output.shape[1])
+
+    chain = EngineChain([host_link("first", flaky), host_link("second")])
+    answered: list[int] = []
+    raised: list[Exception] = []
+
+    def call() -> None:
+        while len(answered) < 400:
+            try:
+                np.testing.assert_array_equal(chain.run(submit), expected_texts(TEXTS, 1)[:, 0])
+                answered.append(1)
+            except Exception as error:
+                raised.append(error)
+            if len(answered) == 100:
+                broken.set()
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(60)
+        assert not caller.is_alive()
+    assert chain.serving == "second"
+    assert raised
+    assert {type(error) for error in raised} == {EngineError}
+    chain.close()

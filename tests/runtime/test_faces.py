@@ -23,6 +23,7 @@ from searchpipe.runtime.open_chain import ChainOptions, open_chain
 from searchpipe.runtime.pair_scorer import ChainPairScorer
 from searchpipe.runtime.text_encoder import ChainTextEncoder
 from tests.fakes import onnxruntime_cuda
+from tests.fakes.cuda_driver import real_driver_present
 from tests.fakes.tiny_onnx import TinyModel
 from tests.fakes.tiny_tokenizer import save_tokenizer
 from tests.runtime.row_model import kernel_engine
@@ -153,6 +154,25 @@ def test_device_arrays_are_shown_to_others(device: _core.Device) -> None:
     assert shown["data"] == (array.address, False)
     with pytest.raises(EngineError, match="not float32"):
         array.from_host(values.astype(np.float64))
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch", "torch by DLPack"])
+def test_device_arrays_are_shared_with_other_libraries(device: _core.Device, library: str) -> None:
+    if not real_driver_present():
+        pytest.skip("needs a GPU")
+    module = pytest.importorskip(library.split()[0])
+    array = DeviceArray(device, (3, 4))
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    array.from_host(values)
+    if library == "cupy":
+        shared = module.asarray(array)
+    elif library == "torch":
+        shared = module.as_tensor(array, device="cuda")
+    else:
+        shared = module.from_dlpack(array)
+    shared += 1  # seen through the other: no copy
+    module.cuda.synchronize() if library != "cupy" else module.cuda.Device().synchronize()
+    np.testing.assert_array_equal(array.to_host(), values + 1)
 
 
 def test_vectors_stay_on_the_device(device: _core.Device) -> None:
