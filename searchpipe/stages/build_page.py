@@ -40,7 +40,7 @@ class BuildPage:
     def run(self, work: Work) -> None:
         """Build the hits."""
         assert work.candidates is not None
-        top = work.candidates.head(work.query.k)
+        top = work.candidates.take(np.arange(min(work.query.k, len(work.candidates))))
         if not len(top):
             work.hits = []
             return
@@ -49,16 +49,9 @@ class BuildPage:
             fields = self._display.fields(top.docs)
             columns = {name: column.tolist() for name, column in top.scores.items()}
             places = _places(work, top.docs)
-            docs = top.docs.tolist()
-            columns = {name: column.tolist() for name, column in top.scores.items()}
             work.hits = [
-<<<<<<< HEAD
                 _hit(row, ids[row], fields[row], columns, places, work.moved.get(doc))
                 for row, doc in enumerate(top.docs.tolist())
-=======
-                _hit(row, ids[row], fields[row], columns, _reasons(places, row, work.moved.get(docs[row])))
-                for row in range(len(top))
->>>>>>> wire
             ]
 
     def describe(self) -> str:
@@ -67,7 +60,6 @@ class BuildPage:
 
 
 def _hit(
-<<<<<<< HEAD
     row: int,
     id_: str,
     fields: dict[str, Any],
@@ -78,18 +70,10 @@ def _hit(
     scores = {n: v for n, column in columns.items() if (v := column[row]) == v}  # NaN: never scored
     final = next((scores[n] for n in ("blend", "prerank", "fused") if n in scores), 0.0)
     return Hit(row + 1, id_, final, scores, fields, _reasons(places, row, moved))
-=======
-    row: int, id_: str, fields: dict[str, Any], columns: dict[str, list[float]], reasons: tuple[str, ...]
-) -> Hit:
-    scores = {n: v for n, c in columns.items() if (v := c[row]) == v}  # NaN: never scored
-    final = next((scores[n] for n in ("blend", "prerank", "fused") if n in scores), 0.0)
-    return Hit(row + 1, id_, final, scores, fields, reasons)
->>>>>>> wire
 
 
 def _places(work: Work, docs: Int32) -> dict[str, list[int]]:
     """Stage -> place (from 1; 0 for absent) that it gave each of ``docs``."""
-<<<<<<< HEAD
     orders = {name: order for name in _RANKED if (order := work.orders.get(name)) is not None and len(order)}
     # One comparison over all orders: a page has few documents, and NumPy's calls cost more than its loops.
     every = np.concatenate(list(orders.values())) if orders else np.empty(0, np.int32)
@@ -99,17 +83,6 @@ def _places(work: Work, docs: Int32) -> dict[str, list[int]]:
     which = np.searchsorted(starts, found, side="right") - 1
     places[which, rows] = found - starts[which] + 1
     return dict(zip(orders, places.tolist(), strict=True))
-=======
-    out: dict[str, list[int]] = {}
-    for name in _RANKED:
-        order = work.orders.get(name)
-        if order is None or not len(order):
-            continue
-        equal = order[None, :] == docs[:, None]
-        first = equal.argmax(axis=1)
-        out[name] = np.where(equal[np.arange(len(docs)), first], first + 1, 0).tolist()
-    return out
->>>>>>> wire
 
 
 def _reasons(places: dict[str, list[int]], row: int, moved: str | None) -> tuple[str, ...]:
