@@ -64,7 +64,8 @@ def dpp_values(relevance: Float32, vectors: Float32, trade_off: float) -> Values
             if square > LEAST_RESIDUAL:
                 axis = rest[pick] / np.sqrt(square)
                 rest -= np.outer(rest @ axis, axis)
-                rounding += 1e-6 / np.sqrt(square)
+                # The rows lose the pivot's own rounding times its inverse, and the axis is as uncertain.
+                rounding += 1e-6 / np.sqrt(square) + 1e-7 / square
         residual = np.where(aimless, 1.0, (rest**2).sum(axis=1))
         low, high = (
             trade_off * z + (1 - trade_off) * np.log(np.maximum(residual + sign * rounding, LEAST_RESIDUAL))
