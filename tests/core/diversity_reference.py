@@ -47,8 +47,9 @@ def mmr_values(relevance: Float32, vectors: Float32, trade_off: float, normalize
 def dpp_values(relevance: Float32, vectors: Float32, trade_off: float) -> Values:
     """Value of each candidate after the picks given, between these two.
 
-    A residual is the difference of numbers near 1, each rounded to 6e-8, and the rounding is magnified by
-    every pivot that is short: near the floor its logarithm is uncertain.
+    A residual is the difference of numbers near 1, and its rounding is magnified by every pivot that is short:
+    near the floor its logarithm is uncertain. How much, single precision tells: the same factor in it is off by
+    so much, and another order of the sums by several times that.
     """
     r = relevance.astype(np.float64)
     z = (r - r.mean()) / r.std() if np.ptp(r) > 0 else np.zeros_like(r)
@@ -57,6 +58,8 @@ def dpp_values(relevance: Float32, vectors: Float32, trade_off: float) -> Values
 
     def values(order: list[int]) -> tuple[Float64, Float64]:
         rest, rounding = rows.copy(), 1e-6
+        single = np.ones(len(rows), np.float32)
+        columns: list[Float32] = []
         for pick in order:
             square = float((rest[pick] ** 2).sum())
             if abs(square - LEAST_RESIDUAL) < rounding:
@@ -64,8 +67,13 @@ def dpp_values(relevance: Float32, vectors: Float32, trade_off: float) -> Values
             if square > LEAST_RESIDUAL:
                 axis = rest[pick] / np.sqrt(square)
                 rest -= np.outer(rest @ axis, axis)
-                # The rows lose the pivot's own rounding times its inverse, and the axis is as uncertain.
-                rounding += 1e-6 / np.sqrt(square) + 1e-7 / square
+                column = (rows @ rows[pick]).astype(np.float32)
+                for before in columns:
+                    column -= before * before[pick]
+                columns.append(column / np.sqrt(np.maximum(single[pick], np.float32(LEAST_RESIDUAL))))
+                single -= columns[-1] ** 2
+                error = np.abs(single - (rest**2).sum(axis=1))[~aimless].max()
+                rounding = max(rounding + 1e-6 / np.sqrt(square), 10 * float(error))
         residual = np.where(aimless, 1.0, (rest**2).sum(axis=1))
         low, high = (
             trade_off * z + (1 - trade_off) * np.log(np.maximum(residual + sign * rounding, LEAST_RESIDUAL))
