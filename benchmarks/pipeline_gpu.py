@@ -10,6 +10,7 @@ The catalog is built once into ``.bench/`` (minutes); ``--build-only`` stops the
 from __future__ import annotations
 
 import argparse
+import gc
 import math
 import resource
 import time
@@ -21,6 +22,7 @@ from benchmarks.gpu_load import BusyMeter, closed_loop, gpu_seconds, open_loop
 from benchmarks.gpu_pipeline import GpuPipeline, build_catalog, open_pipeline, query_texts
 from benchmarks.report import Report, quantiles
 from searchpipe.device.facts import driver_facts
+from searchpipe.page import Trace
 
 CALLERS = (1, 4, 16, 64)
 BUDGET_MS = 50.0
@@ -60,8 +62,10 @@ def main() -> None:
         texts = query_texts(catalog)
         _warm_up(opened, texts)
         _alone(report, opened, texts)
-        rate = _closed(report, opened, texts, args)
-        _open(report, opened, texts, rate, args)
+        with PauseMeter() as pauses:
+            rate = _closed(report, opened, texts, args)
+            _open(report, opened, texts, rate, args)
+        report.note(f"longest garbage collection under load: {1e3 * pauses.longest:.1f} ms")
         if args.soak:
             _soak(report, opened, texts, args.soak)
     finally:
@@ -132,15 +136,51 @@ def _open(
 ) -> None:
     """70% of the saturated rate, arriving at random, each query with its budget of 50 ms."""
     given_up: list[int] = []
+    traces: list[Trace] = []
 
     def ask(text: str) -> None:
-        given_up.append(len(opened.pipeline.search(text, budget_ms=BUDGET_MS).degradations))
+        page = opened.pipeline.search(text, budget_ms=BUDGET_MS)
+        given_up.append(len(page.degradations))
+        traces.append(page.trace)
 
     load = open_loop(ask, texts, rate=0.7 * rate, duration_s=args.seconds, seed=args.seed)
     found = report.times(f"open loop at {0.7 * rate:,.0f} queries/s", load.seconds)
     report.figure("open_loop_p99_ms", 1e3 * found["p99"], unit="ms", goal="< 30")
     report.figure("open_loop_degraded_share", float(np.mean(np.array(given_up) > 0)))
     report.note(f"open loop: {len(load.seconds)} answers, {load.failures} failures")
+    report.note(f"slowest hundredth of the open loop: {_slowest(traces)}")
+
+
+def _slowest(traces: list[Trace]) -> str:
+    """Where the time of the slowest hundredth of queries went, from their start: mean milliseconds."""
+    last = sorted(traces, key=lambda trace: trace.total_ms)[-max(1, len(traces) // 100) :]
+    stages = {
+        span.stage: float(np.mean([s.ms for trace in last for s in trace.spans if s.stage == span.stage]))
+        for span in last[0].spans
+    }
+    total = float(np.mean([trace.total_ms for trace in last]))
+    return f"{total:.1f} ms = " + ", ".join(f"{name} {ms:.1f}" for name, ms in stages.items())
+
+
+class PauseMeter:
+    """The longest garbage collection of Python while it is on, in seconds; for one thread."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._begin = 0.0
+
+    def __enter__(self) -> PauseMeter:
+        gc.callbacks.append(self._heard)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        gc.callbacks.remove(self._heard)
+
+    def _heard(self, phase: str, info: object) -> None:
+        if phase == "start":
+            self._begin = time.perf_counter()
+        else:
+            self.longest = max(self.longest, time.perf_counter() - self._begin)
 
 
 def _soak(report: Report, opened: GpuPipeline, texts: list[str], count: int) -> None:

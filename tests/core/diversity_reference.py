@@ -47,9 +47,9 @@ def mmr_values(relevance: Float32, vectors: Float32, trade_off: float, normalize
 def dpp_values(relevance: Float32, vectors: Float32, trade_off: float) -> Values:
     """Value of each candidate after the picks given, between these two.
 
-    A residual is the difference of numbers near 1, and its rounding is magnified by every pivot that is short:
-    near the floor its logarithm is uncertain. How much, single precision tells: the same factor in it is off by
-    so much, and another order of the sums by several times that.
+    A residual is the difference of numbers near 1, and its rounding is magnified by every pivot that is
+    short: near the floor its logarithm is uncertain. How much, single precision tells: the same factor in it
+    is off by so much, and another order of the sums by several times that.
     """
     r = relevance.astype(np.float64)
     z = (r - r.mean()) / r.std() if np.ptp(r) > 0 else np.zeros_like(r)

@@ -109,7 +109,7 @@ def out_of_memory() -> None:
     device = _core.Device(0)
     held = _core.DeviceBuffer(device, device.free_bytes() - (512 << 20))
     before = device.free_bytes()
-    chain = EngineChain([device_link(device, [(262144, 1024)]), host_link()])
+    chain = EngineChain([device_link(device, [(65536, 2048)]), host_link()])
     reason = chain.states[0].reason
     assert chain.serving == "cpu"
     assert "memory" in reason.lower(), reason
