@@ -176,7 +176,7 @@ class PauseMeter:
     def __exit__(self, *unused: object) -> None:
         gc.callbacks.remove(self._heard)
 
-    def _heard(self, phase: str, info: object) -> None:
+    def _heard(self, phase: str, _info: object) -> None:
         if phase == "start":
             self._begin = time.perf_counter()
         else:
