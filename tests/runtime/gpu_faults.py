@@ -58,6 +58,7 @@ def illegal_address() -> None:
     """A kernel of somebody else in the process writes where it may not, while 16 callers are served."""
     device = _core.Device(0)
     poke = _core.Kernel(device, POKE, "poke")
+    stream = _core.Stream(device)
     chain = EngineChain([device_link(device, BUCKETS), host_link()])
     served: dict[str, int] = {}
     refused: list[str] = []
@@ -85,7 +86,7 @@ def illegal_address() -> None:
         caller.start()
     time.sleep(0.3)
     assert chain.serving == "gpu"
-    poke.launch(_core.Stream(device).handle, 1, 1, [0x10])
+    poke.launch(stream.handle, 1, 1, [0x10])
     deadline = time.monotonic() + 30
     while served.get("cpu", 0) < 100 and time.monotonic() < deadline:
         time.sleep(0.01)

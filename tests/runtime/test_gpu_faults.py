@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("case", ["illegal_address", "out_of_memory"])
 def test_the_next_engine_answers_and_the_process_lives(case: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.gpu_faults", case],
+        [sys.executable, "-X", "faulthandler", "-m", "tests.runtime.gpu_faults", case],
         cwd=ROOT,
         capture_output=True,
         text=True,
