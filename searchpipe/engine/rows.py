@@ -29,6 +29,11 @@ _CACHED_QUERIES = 4096
 class PairRows:
     """Packs pairs as ``[CLS] query [SEP] document [SEP]``. Safe from many threads.
 
+    Attributes:
+        store: the documents' tokens.
+        packer: with the special tokens and limits of the model.
+        ids: a query's text -> its tokens, int32 ``(n,)``.
+
     Args:
         snapshot: holds the documents' tokens.
         tokenizer: of the model.
@@ -48,16 +53,16 @@ class PairRows:
                 f"than {tokenizer.name} of this model.",
                 cure="Index the catalog with the model's tokenizer (models.scorer).",
             )
-        self._store = snapshot.tokens
+        self.store = snapshot.tokens
         self._tokenizer = TextTokenizer(tokenizer, max_tokens=MAX_QUERY_TOKENS)
-        if self._store.max_token_id >= self._tokenizer.vocab_size:
+        if self.store.max_token_id >= self._tokenizer.vocab_size:
             raise RecipeError(
-                f"The snapshot holds the token {self._store.max_token_id}; the tokenizer has "
+                f"The snapshot holds the token {self.store.max_token_id}; the tokenizer has "
                 f"{self._tokenizer.vocab_size}.",
                 cure="Index the catalog with the model's tokenizer (models.scorer).",
             )
         self.max_tokens = max_tokens
-        self._packer = PairPacker(
+        self.packer = PairPacker(
             cls_id=self._tokenizer.cls_id,
             sep_id=self._tokenizer.sep_id,
             pad_id=self._tokenizer.pad_id,
@@ -65,11 +70,11 @@ class PairRows:
             max_doc_tokens=max_tokens,
             max_tokens=max_tokens,
         )
-        self._ids = lru_cache(_CACHED_QUERIES)(self._tokenizer.ids)
+        self.ids = lru_cache(_CACHED_QUERIES)(self._tokenizer.ids)
 
     def lengths(self, query: str, docs: Int32) -> Int32:
         """Tokens of each row, the longest first: int32 ``(n,)``."""
-        found: Int32 = self._packer.layout(self._ids(query), self._store, np.asarray(docs, np.int32)).lengths
+        found: Int32 = self.packer.layout(self.ids(query), self.store, np.asarray(docs, np.int32)).lengths
         return found
 
     def feeds(self, pairs: Sequence[Pair], width: int = 0) -> tuple[dict[str, Array], Array]:
@@ -84,13 +89,13 @@ class PairRows:
         """
         texts = list(dict.fromkeys(text for text, _ in pairs))
         place = {text: number for number, text in enumerate(texts)}
-        queries = [self._ids(text) for text in texts]
+        queries = [self.ids(text) for text in texts]
         of_row = np.array([place[text] for text, _ in pairs], np.int32)
         docs = np.array([doc for _, doc in pairs], np.int32)
-        layout = self._packer.layout_many(queries, of_row, self._store, docs)
+        layout = self.packer.layout_many(queries, of_row, self.store, docs)
         shape = (layout.rows, max(layout.width, width))
         ids, mask, types = (np.zeros(shape, np.int64) for _ in range(3))
-        layout = self._packer.pack_many(queries, of_row, self._store, docs, ids, mask, types)
+        layout = self.packer.pack_many(queries, of_row, self.store, docs, ids, mask, types)
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}, layout.permutation
 
 
@@ -106,13 +111,22 @@ class QueryRows:
         self._tokenizer = TextTokenizer(tokenizer, max_tokens=max(1, max_tokens - 2))
         self.max_tokens = max_tokens
 
+    @property
+    def special(self) -> tuple[int, int, int]:
+        """Ids of CLS, SEP and PAD."""
+        return self._tokenizer.cls_id, self._tokenizer.sep_id, self._tokenizer.pad_id
+
+    def ids(self, texts: Sequence[str]) -> list[Int32]:
+        """Ids of each text without special tokens."""
+        return self._tokenizer.ids_many(texts)
+
     def length(self, text: str) -> int:
         """Tokens of the row."""
         return len(self._tokenizer.ids(text)) + 2
 
     def feeds(self, texts: Sequence[str], width: int = 0) -> dict[str, Array]:
         """The model's inputs: int64 ``(n, tokens)`` each, tokens being ``width`` at least."""
-        rows = [self._tokenizer.ids(text) for text in texts]
+        rows = self.ids(texts)
         shape = (len(rows), max(width, *(len(row) + 2 for row in rows)))
         ids: Any = np.full(shape, self._tokenizer.pad_id, np.int64)
         mask = np.zeros(shape, np.int64)
