@@ -48,7 +48,7 @@ def measure(
     shapes: Sequence[Bucket],
     shares: Sequence[float],
     *,
-    budget_s: float = BUDGET_S,
+    budget_s: float | None = None,
     clock: Clock = time.perf_counter,
 ) -> list[ShapeTimes]:
     """Time both on the shapes with the largest shares, in turns: what else the machine does hits both.
@@ -58,12 +58,13 @@ def measure(
         above: what it must beat.
         shapes: buckets of the profile.
         shares: of the work, as many.
-        budget_s: of all measurements together; each shape has 5 to 31 repeats.
+        budget_s: of all measurements together, 20 s if None; each shape has 5 to 31 repeats.
         clock: seconds, rising.
 
     Raises:
         EngineError: a run failed.
     """
+    budget = BUDGET_S if budget_s is None else budget_s
     order = sorted(range(len(shapes)), key=lambda place: -shares[place])[:SHAPES]
     used = [place for place in order if shares[place] > 0] or order[:1]
     chosen: dict[Bucket, float] = {}
@@ -71,7 +72,7 @@ def measure(
         shape = _affordable(above, shapes[place], clock)
         chosen[shape] = chosen.get(shape, 0.0) + max(shares[place], 1e-9)
     return [
-        _timed(variant, above, shape, share, budget_s / len(chosen), clock) for shape, share in chosen.items()
+        _timed(variant, above, shape, share, budget / len(chosen), clock) for shape, share in chosen.items()
     ]
 
 
