@@ -105,9 +105,11 @@ class QueryRows:
     Args:
         tokenizer: of the model.
         max_tokens: longest row, special tokens included.
+        prefix: put before every text.
     """
 
-    def __init__(self, tokenizer: Path, max_tokens: int) -> None:
+    def __init__(self, tokenizer: Path, max_tokens: int, prefix: str = "") -> None:
+        self._prefix = prefix
         self._tokenizer = TextTokenizer(tokenizer, max_tokens=max(1, max_tokens - 2))
         self.max_tokens = max_tokens
 
@@ -118,11 +120,11 @@ class QueryRows:
 
     def ids(self, texts: Sequence[str]) -> list[Int32]:
         """Ids of each text without special tokens."""
-        return self._tokenizer.ids_many(texts)
+        return self._tokenizer.ids_many([self._prefix + text for text in texts])
 
     def length(self, text: str) -> int:
         """Tokens of the row."""
-        return len(self._tokenizer.ids(text)) + 2
+        return len(self.ids([text])[0]) + 2
 
     def feeds(self, texts: Sequence[str], width: int = 0) -> dict[str, Array]:
         """The model's inputs: int64 ``(n, tokens)`` each, tokens being ``width`` at least."""

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from searchpipe.engine.recipe import Task
+
+
+def gate_device(task: Task) -> Literal["cpu", "cuda"]:
+    """Where the gates of ``task`` run here: on a GPU that ONNX Runtime can use, else on the CPU.
+
+    Feature rankers always run on the CPU.
+    """
+    return "cpu" if task == "ranker" or gpu_reason() else "cuda"
+
 
 def gpu_reason() -> str:
     """Why variants cannot run on a GPU here; empty if they can. Never raises."""

@@ -77,9 +77,15 @@ class Inputs:
 
 
 def open_inputs(
-    task: Task, snapshot: Snapshot, tokenizer: Path | None, max_tokens: int, ranker: RankerInputs | None
+    task: Task,
+    snapshot: Snapshot,
+    tokenizer: Path | None,
+    max_tokens: int,
+    *,
+    ranker: RankerInputs | None = None,
+    prefix: str = "",
 ) -> Inputs:
-    """What ``task`` needs.
+    """What ``task`` needs; ``prefix`` is put before the texts of a query encoder.
 
     Raises:
         RecipeError: the tokenizer or the ranker's features are missing, or the snapshot is not for the model.
@@ -91,7 +97,7 @@ def open_inputs(
     if tokenizer is None:
         raise RecipeError("The exported model has no tokenizer.", cure="Name one in source.tokenizer.")
     if task == "query":
-        return Inputs(snapshot, queries=QueryRows(tokenizer, max_tokens))
+        return Inputs(snapshot, queries=QueryRows(tokenizer, max_tokens, prefix))
     return Inputs(snapshot, pairs=PairRows(snapshot, tokenizer, max_tokens))
 
 

@@ -18,6 +18,7 @@ from searchpipe.engine.gates.labels import load_labels
 from searchpipe.engine.gates.numeric import numeric_gates
 from searchpipe.engine.gates.quality import quality_gates
 from searchpipe.engine.gates.result import GateResult, evaluated, not_evaluated
+from searchpipe.engine.gates.runtime import gate_device
 from searchpipe.engine.gates.speed import measure, speed_gate
 from searchpipe.engine.gates.stress import stress_gates
 from searchpipe.engine.gates.variants import (
@@ -52,7 +53,7 @@ class GateStep:
     """
 
     name = "gate"
-    needs: tuple[str, ...] = ("export", "profile", "convert")
+    needs: tuple[str, ...] = ("source", "export", "profile", "convert")
 
     def __init__(self, open_ranker: OpenRanker | None = None) -> None:
         self._open_ranker = open_ranker
@@ -106,6 +107,7 @@ class GateStep:
             "queries": len(queries),
             "labelled": sum(query.grades is not None for query in queries),
             "pairs": sum(len(query.docs) for query in queries),
+            "device": gate_device(inputs.recipe.task),
         }
         build.say(f"gate: {chosen or 'no precision'} is used")
         path = build.folder / "gates.json"
@@ -122,7 +124,10 @@ class GateStep:
         if recipe.task != "ranker":
             # Rows are cut to the widest bucket when the engine serves, so they are here.
             most = min(most, int(build.done["profile"].facts["tokens"][2]))
-        return open_inputs(recipe.task, snapshot, exported.get("tokenizer"), most, ranker)
+        prefix = str(build.done["source"].facts.get("prefix", "")) if "source" in build.done else ""
+        return open_inputs(
+            recipe.task, snapshot, exported.get("tokenizer"), most, ranker=ranker, prefix=prefix
+        )
 
 
 class _Gating:
@@ -164,9 +169,7 @@ class _Gating:
         return results, facts
 
     def _open(self, precision: str, path: Path) -> Variant:
-        from searchpipe.engine.gates.runtime import gpu_reason
-
-        if self._inputs.ranker is not None or gpu_reason():
+        if gate_device(self._build.inputs.recipe.task) == "cpu":
             return open_cpu_variant(path, self._inputs)
         from searchpipe.engine.gates.cuda_variant import open_cuda_variant
 

@@ -31,7 +31,7 @@ class ProfileStep:
     """
 
     name = "profile"
-    needs: tuple[str, ...] = ("export",)
+    needs: tuple[str, ...] = ("source", "export")
 
     def key(self, inputs: Inputs) -> Mapping[str, Any]:
         """Settings, log and snapshot."""
@@ -157,9 +157,9 @@ def _sampled(build: Build) -> list[Int32]:
         rng = np.random.default_rng(inputs.seed)
         if recipe.task == "query":
             assert tokenizer is not None
-            return _query_batches(
-                traffic, QueryRows(tokenizer, recipe.source.max_tokens), recipe.profile.depth, rng
-            )
+            prefix = str(build.done["source"].facts.get("prefix", "")) if "source" in build.done else ""
+            rows_of = QueryRows(tokenizer, recipe.source.max_tokens, prefix)
+            return _query_batches(traffic, rows_of, recipe.profile.depth, rng)
         drawn = _drawn(traffic, rng)
         found = [(query, traffic.candidates(query, recipe.profile.depth)) for query in drawn]
         if recipe.task == "ranker":
