@@ -21,6 +21,7 @@ from searchpipe.runtime.buckets import choose_buckets
 
 # Queries whose rows are laid out: with 256 rows each, enough for a length that 1 row in 10,000 has.
 _SAMPLED = 96
+_SHORTENED = 4
 _BARS = 32
 
 
@@ -161,7 +162,10 @@ def _sampled(build: Build) -> list[Int32]:
             rows_of = QueryRows(tokenizer, recipe.source.max_tokens, prefix)
             return _query_batches(traffic, rows_of, recipe.profile.depth, rng)
         drawn = _drawn(traffic, rng)
-        found = [(query, traffic.candidates(query, recipe.profile.depth)) for query in drawn]
+        found = [
+            (query, _shortened(traffic.candidates(query, recipe.profile.depth), place, rng))
+            for place, query in enumerate(drawn)
+        ]
         if recipe.task == "ranker":
             return [np.ones(len(docs), np.int32) for _, docs in found]
         assert traffic.snapshot is not None
@@ -170,6 +174,13 @@ def _sampled(build: Build) -> list[Int32]:
         return [rows.lengths(query.text, docs) for query, docs in found if len(docs)]
     finally:
         traffic.close()
+
+
+def _shortened(docs: Int32, place: int, rng: np.random.Generator) -> Int32:
+    """Every fourth request has fewer rows, each halving as likely: of a late query, less is scored."""
+    if place % _SHORTENED or len(docs) < 2:
+        return docs
+    return docs[: int(np.exp2(rng.uniform(0, np.log2(len(docs)))))]
 
 
 def _drawn(traffic: Traffic, rng: np.random.Generator, number: int = _SAMPLED) -> list[TrafficQuery]:
