@@ -121,7 +121,7 @@ def bar_plot(
     ends = [list(values) if end is None else list(end) for end in (low, high)]
     if not len(labels) == len(values) == len(ends[0]) == len(ends[1]):
         raise ValueError(f"{len(labels)} labels have {len(values)} values")
-    row, left = 24, 8 + 7 * _LABEL_CHARS
+    row, left = 24, 14 + 7.5 * _LABEL_CHARS
     height = _TOP + row * max(1, len(labels)) + _BOTTOM
     every = [*map(float, values), *map(float, ends[0]), *map(float, ends[1])]
     span = span_of([*every, *([] if limit is None else [limit])], from_zero=True)

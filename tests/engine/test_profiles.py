@@ -28,6 +28,7 @@ row_lengths = st.lists(
 some_buckets = st.lists(st.tuples(st.integers(1, 64), st.integers(1, 200)), max_size=5, unique=True)
 
 
+@settings(deadline=None)
 @given(row_lengths, some_buckets, st.tuples(st.integers(1, 64), st.integers(1, 200)))
 def test_waste_never_grows_when_a_bucket_is_added(lengths, buckets, one_more) -> None:
     requests = Requests(lengths)
