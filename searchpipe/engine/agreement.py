@@ -19,6 +19,7 @@ Run = Callable[[Feeds], Float32]
 FLOAT_TOLERANCE = 1e-3
 # Dynamic int8 rounds every activation anew: 0.1 to 0.3 of the spread of a 12-layer model's scores.
 QUANTISED_TOLERANCE = 0.5
+_FLOAT = 1  # TensorProto.FLOAT
 _ROWS_TOKENS = ((1, 5), (3, 17), (8, 32), (2, 64), (5, 128))
 
 
@@ -75,19 +76,20 @@ def text_feeds(
         yield {name: whole[name] for name in names}
 
 
-def table_feeds(inputs: Sequence[Any], limits: dict[str, int], seed: int) -> Iterator[Feeds]:
-    """Random rows for a feature ranker: integers below ``limits`` and normal floats, by each input's type."""
+def table_feeds(model: Any, seed: int) -> Iterator[Feeds]:
+    """Random rows for a feature ranker (a ``ModelProto``): ids 0 and 1, normal floats."""
     rng = np.random.default_rng(seed)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [node for node in model.graph.input if node.name not in constants]
     for rows in (1, 3, 64):
         feeds: Feeds = {}
         for node in inputs:
-            width = node.shape[1] if len(node.shape) > 1 and isinstance(node.shape[1], int) else 1
-            shape = (rows, width) if len(node.shape) > 1 else (rows,)
-            if "int" in node.type:
-                kind = np.int32 if "int32" in node.type else np.int64
-                feeds[node.name] = rng.integers(0, limits.get(node.name, 2), shape).astype(kind)
-            else:
+            kind = node.type.tensor_type
+            shape = (rows, *(max(1, dim.dim_value) for dim in kind.shape.dim[1:]))
+            if kind.elem_type == _FLOAT:
                 feeds[node.name] = rng.normal(size=shape).astype(np.float32)
+            else:
+                feeds[node.name] = rng.integers(0, 2, shape, dtype=np.int64)
         yield feeds
 
 

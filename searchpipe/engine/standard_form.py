@@ -22,6 +22,7 @@ OPSET = 17
 # Folding must not blow a model up: a table of 100,000 x 1024 float32 values.
 _LARGEST_FOLD = 400 << 20
 _NEVER_FOLD = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
+_FUSED_DOMAIN = "com.microsoft"
 _ATTENTION = {"Attention", "MultiHeadAttention"}
 
 
@@ -96,6 +97,9 @@ def fuse_attention(base: Any, *, heads: int = 0, hidden: int = 0) -> tuple[Any, 
             optimization_options=FusionOptions("bert"),
         )
     model = optimized.model
+    if not any(entry.domain == _FUSED_DOMAIN for entry in model.opset_import):
+        (onnx,) = tools("onnx")
+        model.opset_import.append(onnx.helper.make_opsetid(_FUSED_DOMAIN, 1))
     return model, count_ops(model, _ATTENTION)
 
 

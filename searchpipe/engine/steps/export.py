@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +23,11 @@ from searchpipe.engine.agreement import (
     table_feeds,
     text_feeds,
 )
-from searchpipe.engine.onnx_graph import count_ops, input_names, load_model, name_nodes, opset_of, save_model
-from searchpipe.engine.standard_form import base_form, finish_text, fuse_attention, is_text
+from searchpipe.engine.onnx_graph import count_ops, input_names, load_model, name_nodes, opset_of, save_model, tools
+from searchpipe.engine.standard_form import base_form, finish_text, fold_constants, fuse_attention, is_text
 from searchpipe.engine.step import Build, Inputs, StepOutput
 from searchpipe.engine.versions import versions_of
-from searchpipe.errors import RecipeError
+from searchpipe.errors import ModelError, RecipeError
 
 # Raise it when the form that is written changes.
 _FORM = 1
@@ -63,7 +64,7 @@ class ExportStep:
         recipe, source = build.inputs.recipe, build.done["source"]
         with tempfile.TemporaryDirectory(prefix=".export-", dir=build.folder) as scratch:
             reference, model, heads, hidden, tolerance = _read(source, recipe.task, Path(scratch))
-            build.say(f"{len(model.graph.node)} nodes read; rewriting")
+            build.say(f"export: {len(model.graph.node)} nodes read; rewriting")
             base = base_form(model)
             if (recipe.task != "ranker") != is_text(base):
                 raise RecipeError(
@@ -85,7 +86,7 @@ class ExportStep:
                     finish_text(fast, pooling)
                     name_nodes(fast)
                     files["fp32-fused"] = save_model(fast, build.folder / "fp32-fused.onnx")
-            feeds = _feeds(build, base, files["fp32"])
+            feeds = _feeds(build, base)
             expected = reference if pooling is None else _pooled(reference, pooling)
             agreements = {
                 role: require_agreement(
@@ -94,8 +95,13 @@ class ExportStep:
                 for role, path in files.items()
             }
         _check_output(recipe.task, plain)
+        if "tokenizer" in source.files:
+            files["tokenizer"] = Path(
+                shutil.copyfile(source.files["tokenizer"], build.folder / "tokenizer.json")
+            )
         for role, agreement in agreements.items():
-            build.say(f"{role}: within {agreement.max_diff:.2g} of the source ({agreement.relative:.2g} of spread)")
+            told = f"{agreement.max_diff:.2g}, {agreement.relative:.2g} of the spread"
+            build.say(f"export: {role} differs from the source by at most {told}")
         facts = {
             "opset": opset_of(plain),
             "nodes": len(plain.graph.node),
@@ -122,19 +128,19 @@ def _read(source: StepOutput, task: Any, scratch: Path) -> tuple[Run, Any, int, 
     path = source.files["model"]
     model = load_model(path)
     dynamic = count_ops(model, _DYNAMIC) > 0
-    stored_int8 = any(tensor.data_type == 3 for tensor in model.graph.initializer)
-    if dynamic or (stored_int8 and count_ops(model, {"IsNaN"})):
+    (onnx,) = tools("onnx")
+    fold_constants(onnx, model)
+    if dynamic or count_ops(model, {"IsNaN"}):
         from searchpipe.backends.dequantize import dequantize
 
+        save_model(model, scratch / "folded.onnx")
         try:
-            dequantize(path, scratch / "float.onnx")
+            dequantize(scratch / "folded.onnx", scratch / "float.onnx")
             model = load_model(scratch / "float.onnx")
-        except (ValueError, KeyError, StopIteration) as error:
+        except ModelError as error:
+            # Attention in a form that no fusion knows is slower, and right; int8 cannot be calibrated anew.
             if dynamic:
-                raise RecipeError(
-                    f"The source is quantised in a form that cannot be undone: {error}.",
-                    cure="Name the fp32 export of the model.",
-                ) from error
+                raise RecipeError(f"The source is quantised for the CPU: {error}") from error
     return open_run(path)[0], model, 0, 0, QUANTISED_TOLERANCE if dynamic else FLOAT_TOLERANCE
 
 
@@ -165,11 +171,11 @@ def _pooled(run: Run, options: PrepareOptions) -> Run:
     return pooled
 
 
-def _feeds(build: Build, base: Any, path: Path) -> list[Feeds]:
+def _feeds(build: Build, base: Any) -> list[Feeds]:
     """Inputs to compare on, int64."""
     seed = build.inputs.seed
     if build.inputs.recipe.task == "ranker":
-        return list(table_feeds(open_run(path)[1].input_nodes, {}, seed))
+        return list(table_feeds(base, seed))
     from searchpipe.models.tokenizer import TextTokenizer
 
     tokenizer = TextTokenizer(build.done["source"].files["tokenizer"], max_tokens=8)

@@ -72,5 +72,6 @@ class SourceStep:
             shutil.copyfile(source.tokenizer, target)
             files["tokenizer"] = target
             facts["tokenizer_sha256"] = hash_of(target)
-        build.say(f"{recipe.source.model}: {source.kind}, {facts['bytes'] / 1e6:.1f} MB, SHA-256 {digest[:12]}")
+        size = facts["bytes"] / 1e6
+        build.say(f"source: {recipe.source.model}, {source.kind}, {size:.1f} MB, SHA-256 {digest[:12]}")
         return StepOutput(files, facts)
