@@ -1,4 +1,4 @@
-"""A Hugging Face folder to ONNX, through PyTorch's tracing exporter, with attention as the fusions know it."""
+"""A Hugging Face folder to ONNX by PyTorch's tracing exporter, with attention as the fusions know it."""
 
 from __future__ import annotations
 

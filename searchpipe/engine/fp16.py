@@ -1,4 +1,4 @@
-"""Half precision where it is safe: a mixed-precision rewrite of the ONNX file, inputs and outputs as they were."""
+"""Half precision where it is safe: a mixed-precision rewrite of ONNX; inputs and outputs stay."""
 
 from __future__ import annotations
 
@@ -91,15 +91,19 @@ def share_in_fp16(model: Any) -> float:
 
 def _drop_cast_pairs(onnx: Any, model: Any) -> None:
     """Between two float32 nodes the converter casts to half and back; that rounds for nothing."""
-    graph = model.graph
+    graph, kind = model.graph, onnx.TensorProto
     made = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
     kinds = {info.name: info.type.tensor_type.elem_type for info in graph.value_info}
     replaced = {}
     for node in graph.node:
         inner = made.get(node.input[0]) if node.op_type == "Cast" else None
-        if inner is None or _target(node) != onnx.TensorProto.FLOAT or _target(inner) != onnx.TensorProto.FLOAT16:
+        if (
+            inner is None
+            or _target(node) != onnx.TensorProto.FLOAT
+            or _target(inner) != onnx.TensorProto.FLOAT16
+        ):
             continue
-        if kinds.get(inner.input[0]) == onnx.TensorProto.FLOAT:
+        if kinds.get(inner.input[0]) == kind.FLOAT:
             replaced[node.output[0]] = inner.input[0]
     outputs = {info.name for info in graph.output}
     for node in graph.node:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from searchpipe.engine.fp16 import kept_fp32, to_fp16
 from searchpipe.engine.onnx_graph import (
+    count_ops,
     last_projection,
     load_model,
+    makers,
     matching,
     name_nodes,
     save_model,
@@ -24,6 +26,7 @@ from searchpipe.engine.recipe import PrecisionSettings
 from searchpipe.errors import RecipeError
 
 _KINDS = ["MatMul", "Gemm"]
+_HALF_SCALES_OPSET = 19
 
 
 def quantisable(model: Any, settings: PrecisionSettings, table: RangeTable) -> list[str]:
@@ -33,7 +36,7 @@ def quantisable(model: Any, settings: PrecisionSettings, table: RangeTable) -> l
     products whose input was zero throughout calibration.
 
     Raises:
-        RecipeError: an expression is not valid or fits no node, the table is of another model, or nothing is left.
+        RecipeError: an expression fits no node, the table is of another model, or nothing is left.
     """
     left_alone = matching(model, settings.keep_fp32) | matching(model, settings.exclude_int8)
     if settings.keep_last:
@@ -113,24 +116,65 @@ def quantise(model_path: Path, table: RangeTable, nodes: Iterable[str], out: Pat
         except Exception as error:  # the quantiser raises what it likes
             reason = " ".join(str(error).split())[:200]
             raise RecipeError(f"The model cannot be quantised: {reason}.") from error
+    _spare_others(result, set(wanted))
     name_nodes(result)
     _check(result)
     return save_model(result, out)
+
+
+def _spare_others(model: Any, wanted: set[str]) -> None:
+    """Give everything but the products the values before rounding, in place.
+
+    The quantiser makes every reader of a tensor read its rounded twin, residual sums too, which
+    costs most of what int8 loses on a transformer.
+    """
+    made = makers(model)
+    original = {
+        node.output[0]: quantize.input[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear"
+        and (quantize := made.get(node.input[0])) is not None
+        and quantize.op_type == "QuantizeLinear"
+    }
+    for node in model.graph.node:
+        if node.name in wanted:
+            continue
+        for place, name in enumerate(node.input):
+            if name in original:
+                node.input[place] = original[name]
+
+
+def with_half_precision(path: Path, settings: PrecisionSettings, out: Path) -> Path:
+    """Write an int8 model of :func:`quantise` with the rest in half precision, for TensorRT.
+
+    In float32 everything between the int8 products would cost what int8 saves. The scales are half
+    precision too, which the operators take from set 19 on.
+
+    Raises:
+        RecipeError: the operator set cannot be converted, or the converter fails.
+    """
+    (version_converter,) = tools("onnx.version_converter")
+    model = load_model(path)
+    try:
+        model = version_converter.convert_version(model, _HALF_SCALES_OPSET)
+    except Exception as error:  # onnx raises RuntimeError and others
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(f"The int8 model cannot use half precision: {reason}.") from error
+    made = to_fp16(model, kept_fp32(model, settings))
+    _check(made)
+    return save_model(made, out)
 
 
 def _check(model: Any) -> None:
     """Refuse what TensorRT would: zero points other than 0, scales that are not positive."""
     (onnx,) = tools("onnx")
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    pairs = 0
     for node in model.graph.node:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        pairs += 1
         scale = onnx.numpy_helper.to_array(tensors[node.input[1]])
         zero = onnx.numpy_helper.to_array(tensors[node.input[2]])
         if np.any(zero != 0) or not np.all(np.isfinite(scale)) or np.any(scale <= 0):
             raise RecipeError(f"{node.name}: a scale is not positive, or a zero point is not 0.")
-    if not pairs:
+    if not count_ops(model, {"QuantizeLinear"}):
         raise RecipeError("The quantiser left the model as it was.")
-    logging.getLogger(__name__).debug("%d Q and DQ nodes", pairs)

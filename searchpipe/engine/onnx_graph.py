@@ -141,7 +141,7 @@ def weighted_products(model: Any) -> list[Any]:
 
 
 def last_projection(model: Any) -> set[str]:
-    """Names of the nodes of the last projection: from the first output back to the first product, that one too.
+    """Names of the nodes of the last projection: from the first output back to the first product.
 
     Empty where something else than shapes and additions lies between, as in encoders, which pool.
     """
@@ -203,7 +203,7 @@ def matching(model: Any, patterns: Iterable[str], fits: Callable[[Any], bool] | 
             raise RecipeError(f"{pattern!r} is not a regular expression: {error}.") from error
         fitting = {name for name in names if expression.search(name)}
         if not fitting:
-            shown = ", ".join(names[:3] + ["..."] + names[-2:] if len(names) > 5 else names)
+            shown = ", ".join([*names[:3], "...", *names[-2:]] if len(names) > 5 else names)
             raise RecipeError(f"No node's name fits {pattern!r}; the model has {shown}.")
         found |= fitting
     return found

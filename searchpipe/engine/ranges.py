@@ -183,7 +183,9 @@ def _run(
     )
     kinds = {node.name: np.int32 if "int32" in node.type else None for node in session.get_inputs()}
     for feeds in batches:
-        given = {name: feeds[name] if kind is None else feeds[name].astype(kind) for name, kind in kinds.items()}
+        given = {
+            name: feeds[name] if kind is None else feeds[name].astype(kind) for name, kind in kinds.items()
+        }
         found = dict(zip(asked, session.run(asked, given), strict=True)) if asked else {}
         yield feeds, [found[name] if name in found else feeds[name] for name in names]
 

@@ -69,7 +69,7 @@ def locate(settings: SourceSettings, folder: Path) -> SourceFiles:
         return SourceFiles(
             "onnx",
             local.model,
-            {"model.onnx": local.model},
+            {local.model.name: local.model},
             tokenizer or local.tokenizer,
             local.pooling,
             local.normalize,
@@ -82,9 +82,10 @@ def locate(settings: SourceSettings, folder: Path) -> SourceFiles:
         if not path.is_file():
             raise RecipeError(f"There is no model {path}.", cure="Correct source.model in the recipe.")
         beside = path.with_name("tokenizer.json")
-        files = {"model.onnx": path}
-        # Weights of large exports lie beside the file, under names that it holds.
-        files |= {item.name: item for item in path.parent.glob(f"{path.name}?data")}
+        files = {path.name: path}
+        # Weights of large exports lie beside the file; so does what says a ranker's columns.
+        beside_it = [*path.parent.glob(f"{path.name}?data"), path.with_suffix(".json")]
+        files |= {item.name: item for item in beside_it if item.is_file()}
         return SourceFiles("onnx", path, files, tokenizer or (beside if beside.is_file() else None))
     if _HUB.match(settings.model):
         return _huggingface(_fetch(settings.model), tokenizer)

@@ -14,7 +14,7 @@ from searchpipe.engine.fingerprint import file_key, snapshot_key
 from searchpipe.engine.onnx_graph import hash_of
 from searchpipe.engine.ranges import RangeTable, measure, read_table, table_key, write_table
 from searchpipe.engine.recipe import Task
-from searchpipe.engine.sample_feeds import FeedMaker, batches
+from searchpipe.engine.sample_feeds import FeedMaker, OpenRanker, batches
 from searchpipe.engine.step import Build, Inputs, StepOutput
 from searchpipe.engine.traffic import Traffic, open_traffic
 from searchpipe.engine.versions import versions_of
@@ -30,6 +30,7 @@ class CalibrateStep:
     """Writes ``samples``, ``holdout`` and ``table`` (none of them without int8); for one thread.
 
     Args:
+        open_ranker: needed for recipes of task ``ranker``.
         draw: draws samples; what it draws is checked for cover all the same.
         cache: folder of tables; by default in the user's cache.
     """
@@ -37,7 +38,10 @@ class CalibrateStep:
     name = "calibrate"
     needs: tuple[str, ...] = ("source", "export")
 
-    def __init__(self, *, draw: Draw = draw, cache: Path | None = None) -> None:
+    def __init__(
+        self, *, open_ranker: OpenRanker | None = None, draw: Draw = draw, cache: Path | None = None
+    ) -> None:
+        self._open_ranker = open_ranker
         self._draw = draw
         self._cache = cache
 
@@ -60,7 +64,7 @@ class CalibrateStep:
         """Draw, check and measure.
 
         Raises:
-            RecipeError: there is no log or snapshot, samples are too few, a stratum is not covered, or rows repeat.
+            RecipeError: there is no log, too few samples, a stratum without cover, or rows repeat.
             SnapshotError: the snapshot cannot be opened.
         """
         recipe, inputs = build.inputs.recipe, build.inputs
@@ -113,7 +117,8 @@ class CalibrateStep:
             "tensors": len(ranges),
             "dead": list(table.dead),
             "ranges": {
-                name: {"amax": r.amax, "threshold": r.threshold, "clipped": r.clipped} for name, r in ranges.items()
+                name: {"amax": r.amax, "threshold": r.threshold, "clipped": r.clipped}
+                for name, r in ranges.items()
             },
         }
         return StepOutput(files, facts)
@@ -122,12 +127,14 @@ class CalibrateStep:
         self, build: Build, traffic: Traffic, samples: list[Sample], model: Path, key: str
     ) -> RangeTable:
         recipe = build.inputs.recipe
-        maker = feed_maker(build, traffic)
+        maker = feed_maker(build, traffic, self._open_ranker)
         total = -(-len(samples) // recipe.calibration.batch_rows)
 
         def said() -> Any:
             lengths = maker.lengths(samples)
-            made = batches(samples, maker.feeds, recipe.calibration.batch_rows, lengths, recipe.calibration.seed)
+            made = batches(
+                samples, maker.feeds, recipe.calibration.batch_rows, lengths, recipe.calibration.seed
+            )
             for number, (feeds, _) in enumerate(made):
                 if number % _SAY_EVERY == 0:
                     build.say(f"calibrate: batch {number:,} of {total:,}")
@@ -136,17 +143,21 @@ class CalibrateStep:
         return measure(model, said(), recipe.calibration, key)
 
 
-def feed_maker(build: Build, traffic: Traffic) -> FeedMaker:
+def feed_maker(build: Build, traffic: Traffic, open_ranker: OpenRanker | None) -> FeedMaker:
     """What turns samples into inputs of the build's model.
 
     Raises:
-        RecipeError: the snapshot was tokenized for another model.
+        RecipeError: the snapshot was tokenized for another model, or nothing computes a ranker's inputs.
     """
     recipe, source = build.inputs.recipe, build.done["source"]
+    ranker = None
+    if recipe.task == "ranker" and open_ranker is not None and traffic.snapshot is not None:
+        ranker = open_ranker(traffic.snapshot, source.files["model"])
     return FeedMaker(
         recipe.task,
         source.files.get("tokenizer"),
         traffic.snapshot,
         recipe.source.max_tokens,
-        str(source.facts.get("prefix", "")),
+        prefix=str(source.facts.get("prefix", "")),
+        ranker=ranker,
     )

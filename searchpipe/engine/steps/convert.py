@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from searchpipe.engine.fp16 import kept_fp32, share_in_fp16, to_fp16
-from searchpipe.engine.int8 import quantisable, quantise
+from searchpipe.engine.int8 import quantisable, quantise, with_half_precision
 from searchpipe.engine.onnx_graph import hash_of, load_model, save_model
 from searchpipe.engine.ranges import read_table
 from searchpipe.engine.step import Build, Inputs, StepOutput
@@ -23,7 +23,7 @@ _VERSION = 1
 class ConvertStep:
     """Writes ``fp32`` always, ``fp16`` and ``int8`` where the recipe makes them; no state, any thread.
 
-    ``fp32-fused`` and ``fp16-fused`` are for ONNX Runtime's CUDA provider, ``int8-fp16`` (int8
+    ``fp32_cuda`` and ``fp16_cuda`` are for ONNX Runtime's CUDA provider, ``int8_tensorrt`` (int8
     products, the rest in half precision) for TensorRT; the others run everywhere.
     """
 
@@ -48,11 +48,11 @@ class ConvertStep:
         exported = build.done["export"].files
         files: dict[str, Path] = {}
         facts: dict[str, Any] = {"made": list(settings.make)}
-        for role in ("fp32", "fp32-fused"):
+        for role in ("fp32", "fp32_cuda"):
             if role in exported:
                 files[role] = Path(shutil.copyfile(exported[role], build.folder / f"{role}.onnx"))
         if "fp16" in settings.make:
-            for role in ("fp32", "fp32-fused"):
+            for role in ("fp32", "fp32_cuda"):
                 if role in exported:
                     made, told = _half(build, role)
                     files[role.replace("fp32", "fp16")] = made
@@ -69,12 +69,19 @@ class ConvertStep:
         source = build.done["export"].files["fp32"]
         table = read_table(build.done["calibrate"].files["table"])
         if table is None:
-            raise RecipeError("The calibration table is damaged.", cure="Build again from the step calibrate.")
+            raise RecipeError("The calibration table is damaged.", cure="Build again from calibrate.")
         nodes = quantisable(load_model(source), settings, table)
         path = quantise(source, table, nodes, build.folder / "int8.onnx")
         build.say(f"convert: int8, {len(nodes)} products")
         facts["int8"] = {"products": nodes, "left_alone_dead": list(table.dead)}
-        return {"int8": path}
+        files = {"int8": path}
+        try:
+            target = build.folder / "int8_tensorrt.onnx"
+            files["int8_tensorrt"] = with_half_precision(path, settings, target)
+        except RecipeError as error:
+            # The plan is then built of the file with float32 between the products.
+            facts["int8"]["tensorrt"] = str(error)
+        return files
 
 
 def _half(build: Build, role: str) -> tuple[Path, dict[str, Any]]:

@@ -23,7 +23,15 @@ from searchpipe.engine.agreement import (
     table_feeds,
     text_feeds,
 )
-from searchpipe.engine.onnx_graph import count_ops, input_names, load_model, name_nodes, opset_of, save_model, tools
+from searchpipe.engine.onnx_graph import (
+    count_ops,
+    input_names,
+    load_model,
+    name_nodes,
+    opset_of,
+    save_model,
+    tools,
+)
 from searchpipe.engine.standard_form import base_form, finish_text, fold_constants, fuse_attention, is_text
 from searchpipe.engine.step import Build, Inputs, StepOutput
 from searchpipe.engine.versions import versions_of
@@ -35,9 +43,9 @@ _DYNAMIC = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"}
 
 
 class ExportStep:
-    """Writes ``fp32`` (standard operators) and, for text models, ``fp32-fused``; no state, any thread.
+    """Writes ``fp32`` (standard operators) and, for text models, ``fp32_cuda``; no state, any thread.
 
-    ``fp32-fused`` has attention as ONNX Runtime's own operators, for its CUDA provider; it is left
+    ``fp32_cuda`` has attention as ONNX Runtime's own operators, for its CUDA provider; it is left
     out where no attention was recognised.
     """
 
@@ -67,8 +75,9 @@ class ExportStep:
             build.say(f"export: {len(model.graph.node)} nodes read; rewriting")
             base = base_form(model)
             if (recipe.task != "ranker") != is_text(base):
+                names = ", ".join(input_names(base))
                 raise RecipeError(
-                    f"The recipe's task is {recipe.task}, and the model takes {', '.join(input_names(base))}.",
+                    f"The recipe's task is {recipe.task}, and the model takes {names}.",
                     cure="Text models take input_ids, attention_mask and, optionally, token_type_ids.",
                 )
             pooling = _pooling(source.facts, base) if recipe.task == "query" else None
@@ -85,7 +94,7 @@ class ExportStep:
                 if fused:
                     finish_text(fast, pooling)
                     name_nodes(fast)
-                    files["fp32-fused"] = save_model(fast, build.folder / "fp32-fused.onnx")
+                    files["fp32_cuda"] = save_model(fast, build.folder / "fp32_cuda.onnx")
             feeds = _feeds(build, base)
             expected = reference if pooling is None else _pooled(reference, pooling)
             agreements = {
@@ -204,7 +213,10 @@ def _embedding_rows(model: Any) -> int:
 def _check_output(task: str, model: Any) -> None:
     output = model.graph.output[0]
     shape = [dim.dim_value or None for dim in output.type.tensor_type.shape.dim]
-    known = {"pair": len(shape) == 1 or (len(shape) == 2 and shape[1] in (None, 1, 2)), "query": len(shape) == 2}
+    known = {
+        "pair": len(shape) == 1 or (len(shape) == 2 and shape[1] in (None, 1, 2)),
+        "query": len(shape) == 2,
+    }
     if not known.get(task, len(shape) == 1 or (len(shape) == 2 and shape[1] in (None, 1))):
         raise RecipeError(
             f"A model for the task {task} cannot give {output.name} of {len(shape)} dimensions {shape}.",
