@@ -26,9 +26,10 @@ class ChainOptions:
     prepared for; empty for a grid up to ``max_rows`` rows and ``max_tokens`` tokens.
     ``lanes``, ``slots``: see :func:`searchpipe.backends.device_engine.open_lanes`.
     ``threads``: of the CPU engine, 0 for all cores. ``plan``: a TensorRT plan with its
-    manifest beside it, None to leave TensorRT out. ``gpu_model``: the ONNX export that is
-    prepared for the GPU, None for the model itself (which must not be quantised for the
-    CPU then). ``cache``: folder for prepared models, None for the user's cache folder.
+    manifest beside it, None for the one that the model brings, if any. ``gpu_model``: the
+    ONNX export that is prepared for the GPU, None for the one that the model brings, or
+    else for the model itself (which must not be quantised for the CPU then). ``cache``:
+    folder for prepared models, None for the user's cache folder.
     """
 
     device: int = 0
@@ -57,8 +58,8 @@ def open_chain(model: LocalModel, options: ChainOptions | None = None) -> Engine
         Link("onnx-cuda", lambda: _onnx_cuda(model, buckets, chosen)),
         Link("onnx-cpu", lambda: _onnx_cpu(model, buckets, chosen)),
     ]
-    if chosen.plan is not None:
-        plan = chosen.plan
+    plan = chosen.plan or model.plan
+    if plan is not None:
         links.insert(0, Link("tensorrt", lambda: _tensorrt(model, plan, buckets, chosen)))
     return EngineChain(links)
 
@@ -78,7 +79,9 @@ def _onnx_cuda(model: LocalModel, buckets: list[Bucket], options: ChainOptions) 
         pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
     )
     prepared = prepare_onnx(
-        options.gpu_model or model.model, options.cache or default_cache_dir() / "prepared", prepare
+        options.gpu_model or model.gpu_model or model.model,
+        options.cache or default_cache_dir() / "prepared",
+        prepare,
     )
     return _opened(
         open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
