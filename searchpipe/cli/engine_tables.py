@@ -17,6 +17,8 @@ def print_built(facts: Mapping[str, Any], report: Path) -> None:
     print(f"Checked in: {facts['name']} {facts['version']} ({facts['chosen']} was chosen)")
     print(f"  in {facts['folder']}")
     print(f"  signed by {facts['signed_by']}" if facts["signed_by"] else "  not signed")
+    for doubt in facts["doubts"]:
+        print(f"  nothing better passed, and {facts['chosen']} failed {doubt}")
     for precision, reasons in facts["refused"].items():
         print(f"Refused: {precision}")
         for reason in reasons:
@@ -77,7 +79,7 @@ def print_show(
         until = f", until {made.signature.expires}" if made.signature.expires else ""
         print(f"  signed   {made.signature.signed} by {made.signature.key_id}{until}")
     for precision, variant in made.variants.items():
-        files = " and ".join(filter(None, (variant.onnx, variant.plan))) or "no file"
+        files = " and ".join(filter(None, (variant.onnx, variant.plan, variant.cuda))) or "no file"
         print(f"  {precision:5} {'passed' if variant.passed else 'refused'}: {files}")
         for reason in variant.refused:
             print(f"        {reason}")

@@ -50,16 +50,19 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One precision of the engine.
 
     Attributes:
-        passed: whether it passed its gates; only such a variant is ever picked.
+        passed: whether it passed its gates, or was chosen because nothing else did; only such a
+            variant is ever picked.
         onnx: place of its ONNX file in the engine's folder; empty where it was refused.
         plan: place of its TensorRT plan; empty for none. One that only failed gates of speed, on
             another machine, is kept.
-        refused: why it did not pass, a sentence a gate.
+        cuda: place of the ONNX file that passed on ONNX Runtime's CUDA provider; empty for none.
+        refused: gates that it did not pass, and why.
     """
 
     passed: bool
     onnx: str = ""
     plan: str = ""
+    cuda: str = ""
     refused: tuple[str, ...] = ()
 
 
@@ -151,7 +154,7 @@ def decode(content: bytes, path: Path) -> EngineManifest:
         if not is_plain_place(place):
             raise RegistryError(f"{path} names the file {place!r}, which is not in the engine's folder.")
     for precision, variant in manifest.variants.items():
-        for place in (variant.onnx, variant.plan):
+        for place in (variant.onnx, variant.plan, variant.cuda):
             if place and place not in places:
                 raise RegistryError(f"{path}: variant {precision} names {place!r}, which is not listed.")
     if manifest.chosen not in manifest.variants:

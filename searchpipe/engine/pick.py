@@ -33,7 +33,9 @@ class Choice:
         precision: of ``model``.
         plan: TensorRT plan that this GPU and runtime can run; None for none.
         plan_precision: of ``plan``.
-        gpu_model: float32 ONNX file for engines that prepare their own on a GPU; None without a GPU.
+        gpu_model: ONNX file for ONNX Runtime's CUDA provider; None without a GPU.
+        gpu_prepared: whether ``gpu_model`` is opened as it is, having passed its gates on a GPU;
+            otherwise it is the float32 file, to be prepared there.
         tokenizer: None for a model that reads no text.
         reasons: why other promoted versions and other files were not taken, a sentence each.
     """
@@ -45,6 +47,7 @@ class Choice:
     plan: Path | None
     plan_precision: Precision | None
     gpu_model: Path | None
+    gpu_prepared: bool
     tokenizer: Path | None
     reasons: tuple[str, ...]
 
@@ -123,6 +126,7 @@ def _fit(manifest: EngineManifest, folder: Path, machine: Machine, reasons: list
         if plan is None:
             return None
     tokenizer = manifest.files.get("tokenizer")
+    on_gpu, prepared = _cuda(manifest)
     return Choice(
         manifest=manifest,
         folder=folder,
@@ -130,7 +134,8 @@ def _fit(manifest: EngineManifest, folder: Path, machine: Machine, reasons: list
         precision=precision,
         plan=plan,
         plan_precision=plan_precision,
-        gpu_model=folder / manifest.variants["fp32"].onnx if onnx and machine.gpu else None,
+        gpu_model=folder / on_gpu if onnx and machine.gpu else None,
+        gpu_prepared=prepared,
         tokenizer=folder / tokenizer.path if tokenizer else None,
         reasons=tuple(reasons),
     )
@@ -163,6 +168,16 @@ def _plan(
             else:
                 return plan, precision
     return None, None
+
+
+def _cuda(manifest: EngineManifest) -> tuple[str, bool]:
+    """Place of the file for the CUDA provider, and whether it is the very one that was gated."""
+    if manifest.target != "cpu":
+        for precision in manifest.passed():
+            variant = manifest.variants[precision]
+            if variant.cuda or variant.onnx:
+                return variant.cuda or variant.onnx, True
+    return manifest.variants["fp32"].onnx, False
 
 
 def _cpu_precision(manifest: EngineManifest, machine: Machine, reasons: list[str]) -> Precision:

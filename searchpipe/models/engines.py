@@ -55,6 +55,7 @@ def resolve_engine(source: EngineSource, settings_or_name: ModelSettings | str =
         document_prefix=manifest.model.document_prefix,
         plan=choice.plan,
         gpu_model=choice.gpu_model,
+        gpu_prepared=choice.gpu_prepared,
     )
 
 

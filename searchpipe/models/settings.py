@@ -87,7 +87,8 @@ class LocalModel:
     store it is that of the source model, for which the engine's gates have shown that it
     stands. ``pooling`` is ``"none"`` for cross-encoders. ``max_tokens`` counts special
     tokens too. ``plan``: a TensorRT plan that fits this machine, with its manifest
-    beside it. ``gpu_model``: float32 file to prepare for a GPU instead of ``model``.
+    beside it. ``gpu_model``: file for a GPU instead of ``model``, which is prepared there
+    unless ``gpu_prepared`` says that it is opened as it is.
     """
 
     name: str
@@ -102,3 +103,4 @@ class LocalModel:
     document_prefix: str
     plan: Path | None = None
     gpu_model: Path | None = None
+    gpu_prepared: bool = False

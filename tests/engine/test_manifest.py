@@ -31,7 +31,10 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_what_makes_an_engine_the_same(tmp_path: Path) -> None:
     manifest = engine_manifest(engine_files(tmp_path))
     same = msgspec.structs.replace(
-        manifest, version="v7", created="2030-01-01T00:00:00Z", signature=Signature("ed25519", "k", "", "", "")
+        manifest,
+        version="v7",
+        created="2030-01-01T00:00:00Z",
+        signature=Signature("ed25519", "k", "", "", ""),
     )
     assert same.content_hash() == manifest.content_hash()
     for change in ({"gates": {"auc": 0.1}}, {"chosen": "fp32"}, {"target": "sm_90"}):

@@ -90,7 +90,7 @@ def test_architectures_are_promoted_apart(registry: Registry, tmp_path: Path) ->
     for version in ("v1", "v2", "v3"):
         registry.promote("tiny", version)
     assert (promoted(registry, "cpu"), promoted(registry, "sm_90")) == ("v1", "v3")
-    with pytest.raises(RegistryError, match="promoted for cpu, sm_90.*--target"):
+    with pytest.raises(RegistryError, match=r"promoted for cpu, sm_90.*--target"):
         registry.rollback("tiny")
     with pytest.raises(RegistryError, match="not for 'sm_86'"):
         registry.rollback("tiny", "sm_86")
@@ -117,7 +117,7 @@ def test_unknown_names_and_versions(registry: Registry, tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match="cannot name an engine"):
             registry.manifest(name)
     for version in ("v2", "v0", "2", "../v1", "newest", "v01"):
-        with pytest.raises(RegistryError, match="has no version .*; it has v1"):
+        with pytest.raises(RegistryError, match=r"has no version .*; it has v1"):
             registry.promote("tiny", version)
     with pytest.raises(RegistryError, match="No version of tiny is promoted"):
         registry.rollback("tiny")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -165,14 +164,12 @@ def test_threads_promote_and_roll_back_at_once(tmp_path: Path) -> None:
     def work(number: int) -> None:
         start.wait()
         for turn in range(8):
-            call: Callable[[], object] = (
-                (lambda: registry.rollback("tiny"))
-                if number == 3
-                else (lambda: registry.promote("tiny", f"v{1 + (number + turn) % 4}"))
-            )
             try:
-                if call() is not None:
-                    done.append("changed")
+                if number == 3:
+                    registry.rollback("tiny")
+                    done.append("rollback")
+                elif registry.promote("tiny", f"v{1 + (number + turn) % 4}") is not None:
+                    done.append("promote")
             except RegistryError as error:
                 if "Before" not in str(error) and "is promoted" not in str(error):
                     failed.append(error)

@@ -44,9 +44,13 @@ def test_the_gates_choice_on_a_cpu(registry: Registry, tmp_path: Path) -> None:
     choice = pick(registry, "tiny", machine())
     folder = registry.store.folder_of("tiny", "v1")
     assert (choice.model, choice.precision) == (folder / "int8.onnx", "int8")
+    there = pick(registry, "tiny", on(A10))
+    assert (there.gpu_model, there.gpu_prepared) == (folder / "fp32.onnx", False)
     assert choice.tokenizer == folder / "tokenizer.json"
     assert (choice.plan, choice.gpu_model) == (None, None)
-    assert any("fp16.plan was built for NVIDIA H200, and this machine has no GPU" in r for r in choice.reasons)
+    assert any(
+        "fp16.plan was built for NVIDIA H200, and this machine has no GPU" in r for r in choice.reasons
+    )
     assert choice.label == "tiny@v1 (int8 ONNX)"
 
 
@@ -55,7 +59,8 @@ def test_a_plan_where_it_fits(registry: Registry, tmp_path: Path) -> None:
     choice = pick(registry, "tiny", on(H200))
     folder = registry.store.folder_of("tiny", "v1")
     assert (choice.plan, choice.plan_precision) == (folder / "fp16.plan", "fp16")
-    assert choice.gpu_model == folder / "fp32.onnx"
+    # Its gates ran on a GPU: the file that passed is opened as it is.
+    assert (choice.gpu_model, choice.gpu_prepared) == (folder / "int8.onnx", True)
     # Its gates ran on the GPU: nothing is known of int8 on this CPU.
     assert (choice.model, choice.precision) == (folder / "fp32.onnx", "fp32")
     assert choice.label == "tiny@v1 (fp32 ONNX, fp16 plan)"
@@ -100,11 +105,23 @@ def test_the_engine_of_the_own_architecture_comes_first(registry: Registry, tmp_
         pick(registry, "tiny", on(H200), "v9")
 
 
+def test_the_file_that_passed_on_cuda(registry: Registry, tmp_path: Path) -> None:
+    variants = {
+        "fp32": Variant(True, "fp32.onnx"),
+        "int8": Variant(False, refused=("speed: 0.8 times fp16.",)),
+        "fp16": Variant(True, cuda="int8.onnx"),
+    }
+    add(registry, tmp_path, "a", variants=variants, chosen="fp16", target="sm_90")
+    choice = pick(registry, "tiny", on(H200))
+    assert (choice.gpu_model, choice.gpu_prepared) == (choice.folder / "int8.onnx", True)
+    assert choice.model == choice.folder / "fp32.onnx"
+
+
 def test_refused_variants_are_never_taken(registry: Registry, tmp_path: Path) -> None:
     variants = {
         "fp32": Variant(True, "fp32.onnx"),
         "int8": Variant(True, "int8.onnx"),
-        "fp16": Variant(False, "", "fp16.plan", ("speed: 0.9 times fp32.",)),
+        "fp16": Variant(False, plan="fp16.plan", refused=("speed: 0.9 times fp32.",)),
     }
     add(registry, tmp_path, "a", plan=H200, variants=variants)
     choice = pick(registry, "tiny", on(H200))

@@ -118,7 +118,7 @@ def test_a_step_that_raises_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         raise RecipeError("12 samples; 64 are needed.", cure="Give a longer log.")
 
     steps[2].before = refuse
-    with pytest.raises(StepFailedError, match="Step three: 12 samples; 64 are needed. Give") as caught:
+    with pytest.raises(StepFailedError, match=r"Step three: 12 samples; 64 are needed. Give") as caught:
         run(steps, tmp_path)
     assert isinstance(caught.value.__cause__, RecipeError)
     assert sorted(p.name for p in (tmp_path / "steps").iterdir()) == ["one", "two"]

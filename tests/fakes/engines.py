@@ -63,7 +63,7 @@ def engine_manifest(files: Mapping[str, Path], name: str = "tiny", **changes: An
         "int8": Variant(True, "int8.onnx"),
     }
     if "plan-fp16" in files:
-        variants["fp16"] = Variant(True, "", "fp16.plan")
+        variants["fp16"] = Variant(True, plan="fp16.plan")
     values: dict[str, Any] = {
         "name": name,
         "task": "pair",

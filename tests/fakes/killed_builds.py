@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,23 +86,23 @@ def check_nothing_is_half(folder: Path, store: Path) -> None:
         assert slot is None or (entry.folder.parent / slot.version / MANIFEST).is_file()
 
 
+def killed_build(place: int, folder: Path, store: Path) -> None:
+    kill_at(place)
+    build(folder, store)
+
+
 def main(home: Path) -> int:
     os.fsync = flush_nothing
+    folder, store = home / "build", home / "store"
     place = 0
     while True:
         place += 1
-        folder, store = home / "build", home / "store"
         for path in (folder, store):
             shutil.rmtree(path, ignore_errors=True)
-
-        def killed(at: int = place) -> None:
-            kill_at(at)
-            build(folder, store)
-
-        if in_child(killed) == 0:
+        if in_child(partial(killed_build, place, folder, store)) == 0:
             return place - 1
         check_nothing_is_half(folder, store)
-        in_child(lambda: build(folder, store))
+        in_child(partial(build, folder, store))
         check_nothing_is_half(folder, store)
         registry = Registry(store, trust=Trust())
         assert [entry.version for entry in registry.entries("tiny")] == ["v1"], place

@@ -68,14 +68,15 @@ class CheckInStep:
         chosen: Precision | None = gates.get("chosen")
         results: dict[Precision, Any] = gates.get("variants", {})
         refused = {precision: _refusals(result) for precision, result in results.items()}
-        if chosen is None or not results.get(chosen, {}).get("passed", False):
+        if chosen is None:
             told = " ".join(f"{p}: {' '.join(why)}" for p, why in refused.items() if why)
             raise GatesFailedError(
                 f"No variant of {build.inputs.recipe.name} passed its gates. {told}",
                 cure="Nothing was checked in; see the report.",
             )
-        files, variants = _collect(build, results, refused)
-        manifest = self._manifest(build, chosen, gates, variants, files)
+        target = _target(results.get(chosen, {}))
+        files, variants = _collect(build, chosen, target, results, refused)
+        manifest = self._manifest(build, chosen, target, gates, variants, files)
         made = self._registry.check_in(
             manifest, {role: path for role, (path, _) in files.items()}, key=self._key
         )
@@ -89,7 +90,9 @@ class CheckInStep:
                 "folder": str(folder),
                 "chosen": chosen,
                 "passed": made.passed(),
-                "refused": {p: why for p, why in refused.items() if why},
+                "refused": {p: why for p, why in refused.items() if why and p != chosen},
+                # Nothing else was left to choose.
+                "doubts": refused.get(chosen, ()),
                 "signed_by": made.signature.key_id if made.signature else None,
             },
         )
@@ -98,6 +101,7 @@ class CheckInStep:
         self,
         build: Build,
         chosen: Precision,
+        target: str,
         gates: dict[str, Any],
         variants: dict[Precision, Variant],
         files: dict[str, tuple[Path, str]],
@@ -106,13 +110,12 @@ class CheckInStep:
 
         recipe, machine = build.inputs.recipe, this_machine()
         text = self._recipe_text
-        on_gpu = gates.get("device", "cpu") != "cpu" and machine.gpu is not None
         return EngineManifest(
             name=recipe.name,
             task=recipe.task,
             created=moment(utc_now()),
             searchpipe=searchpipe.__version__,
-            target=machine.target if on_gpu else "cpu",
+            target=target,
             model=_source_model(build),
             recipe=RecipeFacts(recipe.name, hashlib.sha256(text.encode()).hexdigest(), text),
             chosen=chosen,
@@ -135,12 +138,22 @@ def _refusals(result: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _target(result: Mapping[str, Any]) -> str:
+    """Architecture that the gates ran on, by what ran the variant."""
+    runtime = str(result.get("runtime", ""))
+    return "cpu" if not runtime or "CPU" in runtime else this_machine().target
+
+
 def _collect(
-    build: Build, results: Mapping[Precision, Any], refused: Mapping[Precision, tuple[str, ...]]
+    build: Build,
+    chosen: Precision,
+    target: str,
+    results: Mapping[Precision, Any],
+    refused: Mapping[Precision, tuple[str, ...]],
 ) -> tuple[dict[str, tuple[Path, str]], dict[Precision, Variant]]:
     """Files to check in (role -> file and its place in the engine), and the variants made of them."""
     files: dict[str, tuple[Path, str]] = {}
-    source = build.done["source"].files
+    source = {**build.done["source"].files, **_tokenizer_of(build.done["export"].files)}
     # A ranker reads columns: what says which (and their vocabularies) comes beside its model.
     beside = set(source) - {"model"} if build.inputs.recipe.task == "ranker" else {"tokenizer"} & set(source)
     for role in sorted(beside):
@@ -148,21 +161,29 @@ def _collect(
     converted, plans = build.done["convert"].files, build.done["plan"].files
     variants: dict[Precision, Variant] = {}
     for precision in PRECISIONS:
-        passed = bool(results.get(precision, {}).get("passed", False))
-        onnx = plan = ""
+        passed = precision == chosen or bool(results.get(precision, {}).get("passed", False))
+        onnx = plan = cuda = ""
         if precision in converted and (passed or precision == "fp32"):
             onnx = f"{precision}.onnx"
             files[precision] = (converted[precision], onnx)
+        if f"{precision}_cuda" in converted and passed and target != "cpu":
+            cuda = f"{precision}_cuda.onnx"
+            files[f"{precision}_cuda"] = (converted[f"{precision}_cuda"], cuda)
         if precision in plans and (passed or _only_the_machine(results.get(precision, {}))):
             plan = f"{precision}.plan"
             _check_plan(plans[precision])
             files[f"plan-{precision}"] = (plans[precision], plan)
             files[f"plan-{precision}-manifest"] = (manifest_path(plans[precision]), f"{plan}.json")
         if onnx or plan or precision in results:
-            variants[precision] = Variant(passed, onnx, plan, refused.get(precision, ()))
+            variants[precision] = Variant(passed, onnx, plan, cuda, refused.get(precision, ()))
     if "fp32" not in files:
         raise RecipeError("The build has no fp32 file, which every engine carries.")
     return files, variants
+
+
+def _tokenizer_of(files: Mapping[str, Path]) -> dict[str, Path]:
+    """The exported tokenizer, which is the source's unless the export had to change it."""
+    return {role: path for role, path in files.items() if role == "tokenizer"}
 
 
 def _check_plan(plan: Path) -> None:
