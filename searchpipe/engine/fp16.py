@@ -74,7 +74,21 @@ def to_fp16(model: Any, keep: Fp32Choice) -> Any:
     _drop_cast_pairs(onnx, converted)
     _sort(converted)
     name_nodes(converted)
+    _require_runnable(converted)
     return converted
+
+
+def _require_runnable(model: Any) -> None:
+    """Refuse a model whose types do not fit: the converter knows no operators but the usual ones."""
+    (onnxruntime,) = tools("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions share no base below Exception
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(f"In half precision the model does not load: {reason}") from error
 
 
 def share_in_fp16(model: Any) -> float:

@@ -147,7 +147,9 @@ def measure(
         for row in range(len(first)):
             kept = slice(None) if mask is None else mask[row] > 0
             parts = tables if mask is None else [first]
-            distinct.add(hashlib.sha256(b"".join(part[row][kept].tobytes() for part in parts)).digest())
+            distinct.add(
+                hashlib.sha256(b"".join(np.atleast_1d(part[row])[kept].tobytes() for part in parts)).digest()
+            )
         collector.add({name: _unpadded(value, mask) for name, value in zip(names, values, strict=True)})
     if not rows:
         raise RecipeError("Calibration got no rows.", cure="Give a query log and a snapshot.")

@@ -23,7 +23,7 @@ MOST_EXCLUDED = 0.5
 
 _LAYER = re.compile(r"layers?[._/](\d+)")
 # Of a weight, a bias or a node, after what it belongs to.
-_ENDING = re.compile(r"[./_](weight|bias|MatMul|Gemm)\w*$")
+_ENDING = re.compile(r"[./_](weight|bias|MatMul|Gemm|product)\w*$")
 
 
 class Effect(msgspec.Struct, frozen=True):

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from searchpipe.engine.export_torch import Pooling, pooling_of
 from searchpipe.engine.onnx_graph import hash_of
 from searchpipe.engine.recipe import SourceSettings
 from searchpipe.errors import MissingDependencyError, RecipeError
 from searchpipe.models.builtin import BUILTIN
 
-Pooling = Literal["mean", "cls", "none"]
 _HUB = re.compile(r"^[\w.-]+/[\w.-]+(@[\w./-]+)?$")
 HUGGINGFACE_FILES = (
     "config.json",
@@ -137,7 +137,9 @@ def _huggingface(folder: Path, tokenizer: Path | None) -> SourceFiles:
         )
     if any(name.endswith(".safetensors") for name in files):
         files.pop("pytorch_model.bin", None)
-    return SourceFiles("huggingface", folder, files, tokenizer or files.get("tokenizer.json"))
+    pooling, normalize = pooling_of(folder) or (None, True)
+    chosen = tokenizer or files.get("tokenizer.json")
+    return SourceFiles("huggingface", folder, files, chosen, pooling, normalize)
 
 
 def _fetch(name: str) -> Path:

@@ -86,9 +86,12 @@ def fuse_attention(base: Any, *, heads: int = 0, hidden: int = 0) -> tuple[Any, 
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
+    (onnx,) = tools("onnx")
+    # Fused nodes keep the names of what they replace: with its types known now, half precision finds them.
+    typed = onnx.shape_inference.infer_shapes(base)
     with _quiet():
         optimized = optimize_model(
-            copy.deepcopy(base),
+            typed,
             model_type="bert",
             num_heads=heads,
             hidden_size=hidden,
@@ -98,7 +101,6 @@ def fuse_attention(base: Any, *, heads: int = 0, hidden: int = 0) -> tuple[Any, 
         )
     model = optimized.model
     if not any(entry.domain == _FUSED_DOMAIN for entry in model.opset_import):
-        (onnx,) = tools("onnx")
         model.opset_import.append(onnx.helper.make_opsetid(_FUSED_DOMAIN, 1))
     return model, count_ops(model, _ATTENTION)
 
