@@ -148,8 +148,8 @@ def sweep(
     without: dict[str, Effect] = {}
     best = full
     for name in ranked:
-        members = set(groups[name])
-        candidate = [*left, *(each for each in products if each in members and each not in left)]
+        chosen = set(groups[name])
+        candidate = [*left, *(each for each in products if each in chosen and each not in left)]
         if best.correlation >= WANTED_CORRELATION or not in_time():
             break
         if len(candidate) > MOST_EXCLUDED * len(products) or len(candidate) == len(left):

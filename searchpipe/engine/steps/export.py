@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from searchpipe.engine import export_torch
 from searchpipe.engine.agreement import (
     FLOAT_TOLERANCE,
     QUANTISED_TOLERANCE,
+    Agreement,
     Feeds,
     Run,
     open_run,
@@ -32,6 +34,7 @@ from searchpipe.engine.onnx_graph import (
     save_model,
     tools,
 )
+from searchpipe.engine.recipe import Task
 from searchpipe.engine.standard_form import base_form, finish_text, fold_constants, fuse_attention, is_text
 from searchpipe.engine.step import Build, Inputs, StepOutput
 from searchpipe.engine.versions import versions_of
@@ -71,7 +74,8 @@ class ExportStep:
         """
         recipe, source = build.inputs.recipe, build.done["source"]
         with tempfile.TemporaryDirectory(prefix=".export-", dir=build.folder) as scratch:
-            reference, model, heads, hidden, tolerance = _read(source, recipe.task, Path(scratch))
+            read = _read(source, recipe.task, Path(scratch))
+            model = read.model
             build.say(f"export: {len(model.graph.node)} nodes read; rewriting")
             base = base_form(model)
             if (recipe.task != "ranker") != is_text(base):
@@ -90,19 +94,25 @@ class ExportStep:
             layers = count_ops(base, {"Softmax"})
             fused = 0
             if recipe.task != "ranker" and layers:
-                fast, fused = fuse_attention(base, heads=heads, hidden=hidden)
+                fast, fused = fuse_attention(base, heads=read.heads, hidden=read.hidden)
                 if fused:
                     finish_text(fast, pooling)
                     name_nodes(fast)
                     files["fp32_cuda"] = save_model(fast, build.folder / "fp32_cuda.onnx")
             feeds = _feeds(build, base)
-            expected = reference if pooling is None else _pooled(reference, pooling)
-            agreements = {
-                role: require_agreement(
-                    f"The {role} export", expected, open_run(path)[0], feeds, tolerance=tolerance
+            agreements: dict[str, Agreement] = {}
+            expected = read.run
+            if read.quantised is not None:
+                # Its activations are rounded anew for each batch: no export can be closer than its weights.
+                agreements["float_twin"] = require_agreement(
+                    "The float32 twin", read.quantised, expected, feeds, tolerance=QUANTISED_TOLERANCE
                 )
-                for role, path in files.items()
-            }
+            if pooling is not None:
+                expected = _pooled(expected, pooling)
+            for role, path in files.items():
+                agreements[role] = require_agreement(
+                    f"The {role} export", expected, open_run(path)[0], feeds, tolerance=FLOAT_TOLERANCE
+                )
         _check_output(recipe.task, plain)
         if "tokenizer" in source.files:
             files["tokenizer"] = Path(
@@ -120,37 +130,55 @@ class ExportStep:
             "pooling": pooling.pooling if pooling else "none",
             "attention_layers": layers,
             "attention_fused": fused,
-            "source_is_quantised": tolerance == QUANTISED_TOLERANCE,
+            "source_is_quantised": read.quantised is not None,
             "agreement": {role: agreement.facts() for role, agreement in agreements.items()},
             "versions": versions_of("onnx", "onnxruntime", "torch", "transformers"),
         }
         return StepOutput(files, facts)
 
 
-def _read(source: StepOutput, task: Any, scratch: Path) -> tuple[Run, Any, int, int, float]:
-    """The source as a function, as float32 ONNX, its heads and width where known, and the tolerance."""
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A source: as a function in float32, as ONNX, and what is known of its attention.
+
+    ``quantised`` is the source itself where ``run`` is its float32 twin.
+    """
+
+    run: Run
+    model: Any
+    heads: int = 0
+    hidden: int = 0
+    quantised: Run | None = None
+
+
+def _read(source: StepOutput, task: Task, scratch: Path) -> _Read:
     if source.facts["kind"] == "huggingface":
         opened = export_torch.open_torch(source.files["config.json"].parent, task)
         path = scratch / "traced.onnx"
         export_torch.export_torch(opened, path, task)
-        return opened.run, load_model(path), opened.heads, opened.hidden, FLOAT_TOLERANCE
+        return _Read(opened.run, load_model(path), opened.heads, opened.hidden)
     path = source.files["model"]
     model = load_model(path)
     dynamic = count_ops(model, _DYNAMIC) > 0
+    run = open_run(path)[0]
     (onnx,) = tools("onnx")
     fold_constants(onnx, model)
-    if dynamic or count_ops(model, {"IsNaN"}):
-        from searchpipe.backends.dequantize import dequantize
+    if not dynamic and not count_ops(model, {"IsNaN"}):
+        return _Read(run, model)
+    from searchpipe.backends.dequantize import dequantize
 
-        save_model(model, scratch / "folded.onnx")
-        try:
-            dequantize(scratch / "folded.onnx", scratch / "float.onnx")
-            model = load_model(scratch / "float.onnx")
-        except ModelError as error:
-            # Attention in a form that no fusion knows is slower, and right; int8 cannot be calibrated anew.
-            if dynamic:
-                raise RecipeError(f"The source is quantised for the CPU: {error}") from error
-    return open_run(path)[0], model, 0, 0, QUANTISED_TOLERANCE if dynamic else FLOAT_TOLERANCE
+    save_model(model, scratch / "folded.onnx")
+    twin = scratch / "float.onnx"
+    try:
+        dequantize(scratch / "folded.onnx", twin)
+    except ModelError as error:
+        if dynamic:
+            raise RecipeError(f"The source is quantised for the CPU: {error}") from error
+        # Attention in a form that no fusion knows is slower, and right.
+        return _Read(run, model)
+    if dynamic:
+        return _Read(open_run(twin)[0], load_model(twin), quantised=run)
+    return _Read(run, load_model(twin))
 
 
 def _pooling(facts: Mapping[str, Any], base: Any) -> PrepareOptions | None:
