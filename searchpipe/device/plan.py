@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from searchpipe.errors import EngineError
+from searchpipe.errors import DeviceMemoryError
 
 MIB = 1 << 20
 
 RESERVE_BYTES = 512 * MIB
 """Kept free by default: contexts and lazily loaded kernels of several CUDA libraries, and allocator waste."""
-
-
-class DeviceMemoryError(EngineError):
-    """What is wanted on a device does not fit into its free memory."""
-
-    code = "device_memory"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from searchpipe.catalog.dense import DenseIndex
 from searchpipe.catalog.dense_writer import DenseWriter
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.device.facts import DeviceFacts
-from searchpipe.device.plan import MIB, DeviceMemoryError, DevicePlan, Part
-from searchpipe.errors import EngineError
+from searchpipe.device.plan import MIB, DevicePlan, Part
+from searchpipe.errors import DeviceMemoryError, EngineError
 from searchpipe.recall import open as opening
 from searchpipe.recall.exact_gpu import DeviceMatrix
 from searchpipe.recall.open import open_recall, plan_recall
