@@ -74,7 +74,7 @@ def test_from_recipe_to_promoted_engine(recipe: Path, outcome: Outcome, store: P
     built = run_json("build", recipe)
     assert (built["checked_in"], built["version"], built["chosen"]) == (True, "v1", "int8")
     assert built["passed"] == ["int8", "fp32"]
-    assert built["refused"] == {"fp16": ["speed: 0.9 times."]}
+    assert built["refused"] == {"fp16": ["speed is 0.9, limit 1: times as fast as fp32."]}
     assert Path(built["report"]).is_file()
     assert [step["state"] for step in built["steps"]] == ["ran"] * 10
     folder = store / "engines" / "tiny" / "v1"
@@ -103,12 +103,14 @@ def test_tables_name_what_matters(recipe: Path, outcome: Outcome, store: Path) -
     assert "There is no engine in" in run("list")
     assert "There is no engine in" in run("verify")
     text = run("build", recipe)
-    assert all(word in text for word in ("Checked in: tiny v1", "Refused: fp16", "0.9 times", "not signed"))
-    assert all(word in run("list") for word in ("tiny", "v1", "pair", "cpu", "int8", str(store)))
+    assert all(
+        word in text for word in ("Checked in: tiny v1", "Refused: fp16", "speed is 0.9", "not signed")
+    )
+    assert all(word in run("list") for word in ("tiny", "v1", "int8", "promoted for", str(store)))
     text = run("show", "tiny")
     assert "uses: nothing" in text
     assert all(
-        word in text for word in ("int8.onnx and int8.plan", "check-in v1", "speed: 0.9 times", "c" * 64)
+        word in text for word in ("int8.onnx and int8.plan", "check-in v1", "speed is 0.9, limit 1", "c" * 64)
     )
     run("promote", "tiny")
     text = run("show", "tiny", "1")
@@ -130,18 +132,20 @@ def test_where_no_variant_passes_nothing_is_checked_in(
     else:
         text = run("build", recipe, code=1)
         assert "Report: " in text
-    assert "int8: worst_stratum_auc: long tail loses 2.1%." in text
+    assert "int8: worst_stratum_auc_loss is 0.021, limit 0.01 (worst: traffic=tail): AUC" in text
     assert not store.exists()
 
 
 def test_a_refused_variant_is_left_out(recipe: Path, outcome: Outcome, store: Path) -> None:
     outcome({"fp32": PASSED, "int8": WRONG}, "fp32")
-    assert "Refused: int8\n  worst_stratum_auc: long tail loses 2.1%." in run("build", recipe)
+    assert "Refused: int8\n  worst_stratum_auc_loss is 0.021, limit 0.01 (worst: traffic=tail)" in run(
+        "build", recipe
+    )
     folder = store / "engines" / "tiny" / "v1"
     assert not list(folder.glob("int8*"))
     outcome({"fp32": SLOW, "int8": WRONG}, "fp32")
     text = run("build", recipe, "--from", "gate")
-    assert "nothing better passed, and fp32 failed speed: 0.9 times." in text
+    assert "nothing better passed, and fp32 failed: speed is 0.9, limit 1" in text
     assert run_json("show", "tiny")["manifest"]["variants"]["fp32"]["passed"] is True
 
 

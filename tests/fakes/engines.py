@@ -121,10 +121,14 @@ def chain(*names: str) -> list[FakeStep]:
 
 GATE = {"name": "auc", "passed": True, "value": 0.001, "limit": 0.003, "reason": ""}
 PASSED = {"passed": True, "gates": [GATE]}
-SLOW = {"passed": False, "gates": [GATE, {**GATE, "name": "speed", "passed": False, "reason": "0.9 times."}]}
+NOT_FAST = {"name": "speed", "passed": False, "value": 0.9, "limit": 1.0, "reason": "times as fast as fp32"}
+SLOW = {"passed": False, "gates": [GATE, NOT_FAST]}
 WRONG = {
     "passed": False,
-    "gates": [{**GATE, "name": "worst_stratum_auc", "passed": False, "reason": "long tail loses 2.1%."}],
+    "gates": [
+        {"name": "worst_stratum_auc_loss", "passed": False, "value": 0.021, "limit": 0.01}
+        | {"reason": "AUC loss of the worst stratum", "worst": "traffic=tail"}
+    ],
 }
 
 

@@ -132,10 +132,15 @@ def _refusals(result: Mapping[str, Any]) -> tuple[str, ...]:
     if result.get("passed", False):
         return ()
     failed = [gate for gate in result.get("gates", ()) if not gate.get("passed", False)]
-    told = (gate.get("reason") or f"{gate.get('value')} against {gate.get('limit')}" for gate in failed)
-    return tuple(f"{gate['name']}: {why}" for gate, why in zip(failed, told, strict=True)) or (
-        "Its gates were not evaluated.",
-    )
+    return tuple(map(_sentence, failed)) or ("Its gates were not evaluated.",)
+
+
+def _sentence(gate: Mapping[str, Any]) -> str:
+    """``speed is 0.75, limit 1: ...``, with the stratum that did worst."""
+    value, limit = gate.get("value"), gate.get("limit")
+    figures = "" if value is None else f" is {value:.4g}" + ("" if limit is None else f", limit {limit:.4g}")
+    worst = f" (worst: {gate['worst']})" if gate.get("worst") else ""
+    return f"{gate['name']}{figures}{worst}: {str(gate.get('reason', '')).rstrip('.')}."
 
 
 def _target(result: Mapping[str, Any]) -> str:
