@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from searchpipe.cli.engine import engine_app
+from searchpipe.engine.registry import Registry
 from searchpipe.engine.run import BuildBusyError, StepFailedError
-from searchpipe.engine.signing import KEY_VARIABLE
+from searchpipe.engine.signing import KEY_VARIABLE, Trust
 from searchpipe.errors import ConfigError, RecipeError, RegistryError
 from searchpipe.models.locking import exclusive
-from tests.fakes.engines import PASSED, SLOW, WRONG, FactoryStep, factory_steps
+from tests.fakes.engines import H200, PASSED, SLOW, WRONG, FactoryStep, factory_steps, machine
 
 RUNNER = CliRunner()
 RECIPE = """
@@ -147,6 +148,27 @@ def test_a_refused_variant_is_left_out(recipe: Path, outcome: Outcome, store: Pa
     text = run("build", recipe, "--from", "gate")
     assert "nothing better passed, and fp32 failed: speed is 0.9, limit 1" in text
     assert run_json("show", "tiny")["manifest"]["variants"]["fp32"]["passed"] is True
+
+
+def test_gates_on_a_gpu_are_for_its_architecture(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    there = machine(H200, tensorrt="11.1.0.7")
+    monkeypatch.setattr("searchpipe.engine.steps.check_in.this_machine", lambda: there)
+    steps = factory_steps(results={"fp32": PASSED, "fp16": PASSED}, chosen="fp16", device="cuda")
+    monkeypatch.setattr("searchpipe.engine.steps.load_steps", lambda check_in: [*steps, check_in])
+    run("build", recipe)
+    assert "tiny v1 is promoted for sm_90." in run("promote", "tiny")
+    registry = Registry(store, trust=Trust())
+    manifest = registry.manifest("tiny")
+    assert manifest.built_on == there
+    assert (manifest.built_on.driver, manifest.built_on.cuda) == ("580.65", "13.0")
+    choice = registry.pick("tiny", there)
+    assert (choice.plan, choice.plan_precision) == (choice.folder / "fp16.plan", "fp16")
+    assert (choice.gpu_model, choice.gpu_prepared) == (choice.folder / "fp16_cuda.onnx", True)
+    elsewhere = registry.pick("tiny", machine())
+    assert (elsewhere.precision, elsewhere.plan, elsewhere.gpu_model) == ("fp32", None, None)
+    assert any("won its gates on sm_90" in reason for reason in elsewhere.reasons)
 
 
 def test_ci_refuses_unsigned_engines_before_any_work(

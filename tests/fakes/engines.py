@@ -154,6 +154,7 @@ def factory_steps(
     chosen: str | None = "int8",
     tokenizer: Path | None = None,
     onnx: Mapping[str, Path] | None = None,
+    device: str = "cpu",
 ) -> list[FactoryStep]:
     """All steps before check-in, with the given outcome of the gates; ``onnx``: precision -> real file."""
     results = {"fp32": PASSED, "fp16": SLOW, "int8": PASSED} if results is None else results
@@ -170,6 +171,9 @@ def factory_steps(
             made[precision] = folder / f"{precision}.onnx"
             given = (onnx or {}).get(precision)
             made[precision].write_bytes(given.read_bytes() if given else precision.encode() * 100)
+            if precision != "int8":
+                made[f"{precision}_cuda"] = folder / f"{precision}_cuda.onnx"
+                made[f"{precision}_cuda"].write_bytes(b"cuda " + precision.encode())
         return made
 
     def exported(folder: Path) -> dict[str, Path]:
@@ -197,6 +201,8 @@ def factory_steps(
         FactoryStep("convert", ("calibrate",), converted, {}),
         FactoryStep("sensitivity", ("convert",), none, {}),
         FactoryStep("plan", ("convert",), plans, {}),
-        FactoryStep("gate", ("convert", "plan"), none, {"variants": dict(results), "chosen": chosen}),
+        FactoryStep(
+            "gate", ("convert", "plan"), none, {"variants": dict(results), "chosen": chosen, "device": device}
+        ),
         FactoryStep("report", ("gate",), page, {}),
     ]

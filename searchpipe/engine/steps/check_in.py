@@ -74,7 +74,7 @@ class CheckInStep:
                 f"No variant of {build.inputs.recipe.name} passed its gates. {told}",
                 cure="Nothing was checked in; see the report.",
             )
-        target = _target(results.get(chosen, {}))
+        target = "cpu" if gates.get("device", "cpu") == "cpu" else this_machine().target
         files, variants = _collect(build, chosen, target, results, refused)
         manifest = self._manifest(build, chosen, target, gates, variants, files)
         made = self._registry.check_in(
@@ -141,12 +141,6 @@ def _sentence(gate: Mapping[str, Any]) -> str:
     figures = "" if value is None else f" is {value:.4g}" + ("" if limit is None else f", limit {limit:.4g}")
     worst = f" (worst: {gate['worst']})" if gate.get("worst") else ""
     return f"{gate['name']}{figures}{worst}: {str(gate.get('reason', '')).rstrip('.')}."
-
-
-def _target(result: Mapping[str, Any]) -> str:
-    """Architecture that the gates ran on, by what ran the variant."""
-    runtime = str(result.get("runtime", ""))
-    return "cpu" if not runtime or "CPU" in runtime else this_machine().target
 
 
 def _collect(
