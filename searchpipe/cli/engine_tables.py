@@ -18,7 +18,7 @@ def print_built(facts: Mapping[str, Any], report: Path) -> None:
     print(f"  in {facts['folder']}")
     print(f"  signed by {facts['signed_by']}" if facts["signed_by"] else "  not signed")
     for doubt in facts["doubts"]:
-        print(f"  nothing better passed, and {facts['chosen']} failed {doubt}")
+        print(f"  nothing better passed, and {facts['chosen']} failed: {doubt}")
     for precision, reasons in facts["refused"].items():
         print(f"Refused: {precision}")
         for reason in reasons:
@@ -36,30 +36,18 @@ def print_list(entries: Sequence[Entry], store: Path) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in (
-        "name",
-        "version",
-        "task",
-        "target",
-        "promoted for",
-        "chosen",
-        "MB",
-        "created",
-        "signed by",
-    ):
-        table.add_column(heading, no_wrap=True, justify="right" if heading == "MB" else "left")
+    for heading in ("name", "version", "promoted for", "chosen", "MB", "created", "signed by"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "MB" else "left")
     for entry in entries:
         made = entry.manifest
-        if made is None:
-            table.add_row(entry.name, entry.version, "[red]damaged[/red]", "", ", ".join(entry.promoted_for))
-            continue
-        size = sum(file.bytes for file in made.files.values()) / 1e6
-        signer = made.signature.key_id if made.signature else "-"
         promoted = ", ".join(entry.promoted_for) or "-"
-        table.add_row(
-            entry.name, entry.version, made.task, made.target, promoted, made.chosen, f"{size:.1f}",
-            made.created, signer,
-        )  # fmt: skip
+        if made is None:
+            table.add_row(entry.name, entry.version, promoted, "[red]damaged[/red]")
+            continue
+        size = f"{sum(file.bytes for file in made.files.values()) / 1e6:.1f}"
+        signer = made.signature.key_id if made.signature else "-"
+        created = made.created.replace("T", " ")[:16]
+        table.add_row(entry.name, entry.version, promoted, made.chosen, size, created, signer)
     Console().print(table)
     print(f"Store: {store}")
 

@@ -52,6 +52,12 @@ class Choice:
     reasons: tuple[str, ...]
 
     @property
+    def sha256(self) -> str:
+        """Of ``model``; empty without one."""
+        place = self.manifest.variants[self.precision].onnx if self.model else ""
+        return next((facts.sha256 for facts in self.manifest.files.values() if facts.path == place), "")
+
+    @property
     def label(self) -> str:
         """Name, version and precisions, for messages and traces."""
         plan = f", {self.plan_precision} plan" if self.plan else ""

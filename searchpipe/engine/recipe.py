@@ -154,7 +154,7 @@ class GateSettings(Settings, frozen=True):
         speedup: times faster than the precision above, at least.
         stress_rate: queries a second of the stress test; 0 takes half of what the engine can do.
         stress_seconds: of load.
-        stress_p99_ms: the most that the P99 may be under it; 0 for four times the P50 when idle.
+        stress_p99_ms: the most that the P99 may be under it; 0 for ten times the P50 when idle.
         max_memory_mib: of the process's growth; 0 for no limit.
     """
 

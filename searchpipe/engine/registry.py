@@ -178,6 +178,7 @@ class Registry:
                 made = msgspec.structs.replace(made, signature=signature)
             content = encode(made)
             staging = folder / f".incoming-{secrets.token_hex(6)}"
+            event = self._event(state, "check-in", (version,))
             try:
                 staging.mkdir()
                 for role, facts in made.files.items():
@@ -188,13 +189,13 @@ class Registry:
                 write_bytes(staging / MANIFEST, content)
                 flush_tree(staging)
                 os.replace(staging, folder / version)
+                digest = hashlib.sha256(content).hexdigest()
+                self.store.commit(folder, states.checked_in(state, version, digest, event))
             except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
+                # Nothing raises once the state has been committed: the version is not in it.
+                for left in (staging, folder / version):
+                    shutil.rmtree(left, ignore_errors=True)
                 raise
-            event = self._event(state, "check-in", (version,))
-            self.store.commit(
-                folder, states.checked_in(state, version, hashlib.sha256(content).hexdigest(), event)
-            )
             return made
 
     def refuse_unsigned(self, key: Key | None) -> None:

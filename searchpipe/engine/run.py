@@ -127,7 +127,7 @@ class _Run:
                 self._say(f"{prefix}: failed after {self._clock() - began:.1f} s")
                 raise StepFailedError(step.name, error) from error
             seconds = self._clock() - began
-            self._say(f"{prefix}: {'done in ' if state == 'ran' else 'kept, checked in '}{seconds:.1f} s")
+            self._say(f"{prefix}: {'done in ' if state == 'ran' else 'kept, verified in '}{seconds:.1f} s")
             states.append(StepState(step.name, state, seconds, key))
         return BuildResult(self._folder, self._done, tuple(states))
 

@@ -46,7 +46,7 @@ def resolve_engine(source: EngineSource, settings_or_name: ModelSettings | str =
         kind=kind,
         model=choice.model,
         tokenizer=choice.tokenizer,
-        sha256=manifest.model.sha256,
+        sha256=choice.sha256,
         max_tokens=manifest.model.max_tokens,
         # The export pools by itself.
         pooling="none",
@@ -56,6 +56,7 @@ def resolve_engine(source: EngineSource, settings_or_name: ModelSettings | str =
         plan=choice.plan,
         gpu_model=choice.gpu_model,
         gpu_prepared=choice.gpu_prepared,
+        source_sha256=manifest.model.sha256,
     )
 
 

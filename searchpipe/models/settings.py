@@ -83,12 +83,12 @@ class ModelsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 class LocalModel:
     """A model whose files are on this machine; immutable, so any thread may share it.
 
-    ``sha256`` is of the model file, in lower-case hexadecimal; of an engine out of the
-    store it is that of the source model, for which the engine's gates have shown that it
-    stands. ``pooling`` is ``"none"`` for cross-encoders. ``max_tokens`` counts special
-    tokens too. ``plan``: a TensorRT plan that fits this machine, with its manifest
-    beside it. ``gpu_model``: file for a GPU instead of ``model``, which is prepared there
-    unless ``gpu_prepared`` says that it is opened as it is.
+    ``sha256`` is of the model file, in lower-case hexadecimal. ``pooling`` is
+    ``"none"`` for cross-encoders. ``max_tokens`` counts special tokens too.
+    Engines out of the store also have ``source_sha256``, the hash of the model that they were
+    made of; ``plan``, a TensorRT plan that fits this machine, with its manifest beside it; and
+    ``gpu_model``, a file for a GPU instead of ``model``, which is prepared there unless
+    ``gpu_prepared`` says that it is opened as it is.
     """
 
     name: str
@@ -104,3 +104,12 @@ class LocalModel:
     plan: Path | None = None
     gpu_model: Path | None = None
     gpu_prepared: bool = False
+    source_sha256: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What snapshots remember: one hash for a model and for all engines that were made of it.
+
+        An engine's gates have shown that it ranks as its source does, so one stands for the other.
+        """
+        return self.source_sha256 or self.sha256

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+# Ends nearer than that are one value: a step between them would vanish in rounding.
+_SAME = 1e-9
+_TINY = 1e-100
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """Maps ``[low, high]`` to ``[start, end]`` (pixels), linearly. Immutable."""
@@ -32,8 +37,10 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"an axis from {low} to {high} cannot be drawn")
-    if high <= low:
-        low, high = low - (abs(low) or 1.0) / 2, low + (abs(low) or 1.0) / 2
+    size = max(abs(low), abs(high))
+    if high - low <= max(_SAME * size, _TINY):
+        size = size if size > _TINY else 1.0
+        low, high = low - size / 2, low + size / 2
     rough = (high - low) / max(1, about - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(size * power for size in (1, 2, 5, 10) if size * power >= rough * 0.999999)

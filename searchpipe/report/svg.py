@@ -72,9 +72,9 @@ def line_plot(
     frame = _Frame(span_of(xs, from_zero=False), span_of(ys, from_zero=from_zero), words)
     for place, one in enumerate(series):
         frame.add_line(one, place)
-    frame.add_marks(marks)
-    if len(series) > 1:
-        frame.add_legend([one.name for one in series])
+    names = [one.name for one in series] if len(series) > 1 else []
+    frame.add_legend(names)
+    frame.add_marks(marks, below=len(names))
     return frame.svg()
 
 
@@ -121,7 +121,7 @@ def bar_plot(
     ends = [list(values) if end is None else list(end) for end in (low, high)]
     if not len(labels) == len(values) == len(ends[0]) == len(ends[1]):
         raise ValueError(f"{len(labels)} labels have {len(values)} values")
-    row, left = 24, 8 + 7 * _LABEL_CHARS
+    row, left = 24, 14 + 7.5 * _LABEL_CHARS
     height = _TOP + row * max(1, len(labels)) + _BOTTOM
     every = [*map(float, values), *map(float, ends[0]), *map(float, ends[1])]
     span = span_of([*every, *([] if limit is None else [limit])], from_zero=True)
@@ -145,7 +145,7 @@ def bar_plot(
     if limit is not None:
         x = scale(limit)
         parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
-        parts.append(_text(x + 4, height - _BOTTOM - 4, f"limit {number(limit)}"))
+        parts.append(_text(x, _TOP - 4, f"limit {number(limit)}", anchor="middle"))
     parts.append(_text((left + WIDTH - 70) / 2, height - 10, words.x, anchor="middle"))
     return _wrapped(parts, words, height)
 
@@ -196,8 +196,8 @@ class _Frame:
             f'height="{abs(base - y):.1f}"><title>{escape(name)}: {number(value)}</title></rect>'
         )
 
-    def add_marks(self, marks: Sequence[Mark]) -> None:
-        """Dashed verticals; their texts step down, so that near ones do not cover each other."""
+    def add_marks(self, marks: Sequence[Mark], below: int = 0) -> None:
+        """Dashed verticals; their texts step down, ``below`` so many lines, to cover nothing."""
         for place, mark in enumerate(marks):
             x = self._x(mark.x)
             self._parts.append(
@@ -207,7 +207,7 @@ class _Frame:
             self._parts.append(
                 _text(
                     x - 4 if late else x + 4,
-                    _TOP + 11 + _LINE_PX * place,
+                    _TOP + 11 + _LINE_PX * (below + place),
                     mark.text,
                     anchor="end" if late else "start",
                 )
@@ -215,7 +215,7 @@ class _Frame:
 
     def add_legend(self, names: Sequence[str]) -> None:
         """Line and marker beside each name, top right."""
-        widest = max(map(len, names))
+        widest = max(map(len, names), default=0)
         x = max(_LEFT + 10.0, WIDTH - _RIGHT - 46 - 6.6 * widest)
         for place, name in enumerate(names):
             y = _TOP + 12 + _LINE_PX * place

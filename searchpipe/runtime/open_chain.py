@@ -74,14 +74,14 @@ def _tensorrt(model: LocalModel, plan: Path, buckets: list[Bucket], options: Cha
 def _onnx_cuda(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -> Opened:
     # The driver first: preparing a model takes seconds, and is of no use without one.
     device = open_device(options.device)
-    if options.gpu_model is None and model.gpu_model is not None and model.gpu_prepared:
-        prepared = model.gpu_model
+    source = options.gpu_model or model.gpu_model or model.model
+    if model.gpu_prepared and source == model.gpu_model:
+        prepared = source
     else:
         encoder = model.kind == "encoder"
         prepare = PrepareOptions(
             pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
         )
-        source = options.gpu_model or model.gpu_model or model.model
         prepared = prepare_onnx(source, options.cache or default_cache_dir() / "prepared", prepare)
     return _opened(
         open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)

@@ -11,11 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from searchpipe.cli.engine import engine_app
+from searchpipe.engine.registry import Registry
 from searchpipe.engine.run import BuildBusyError, StepFailedError
-from searchpipe.engine.signing import KEY_VARIABLE
+from searchpipe.engine.signing import KEY_VARIABLE, Trust
 from searchpipe.errors import ConfigError, RecipeError, RegistryError
 from searchpipe.models.locking import exclusive
-from tests.fakes.engines import PASSED, SLOW, WRONG, FactoryStep, factory_steps
+from tests.fakes.engines import H200, PASSED, SLOW, WRONG, FactoryStep, factory_steps, machine
 
 RUNNER = CliRunner()
 RECIPE = """
@@ -74,7 +75,7 @@ def test_from_recipe_to_promoted_engine(recipe: Path, outcome: Outcome, store: P
     built = run_json("build", recipe)
     assert (built["checked_in"], built["version"], built["chosen"]) == (True, "v1", "int8")
     assert built["passed"] == ["int8", "fp32"]
-    assert built["refused"] == {"fp16": ["speed: 0.9 times."]}
+    assert built["refused"] == {"fp16": ["speed is 0.9, limit 1: times as fast as fp32."]}
     assert Path(built["report"]).is_file()
     assert [step["state"] for step in built["steps"]] == ["ran"] * 10
     folder = store / "engines" / "tiny" / "v1"
@@ -103,12 +104,14 @@ def test_tables_name_what_matters(recipe: Path, outcome: Outcome, store: Path) -
     assert "There is no engine in" in run("list")
     assert "There is no engine in" in run("verify")
     text = run("build", recipe)
-    assert all(word in text for word in ("Checked in: tiny v1", "Refused: fp16", "0.9 times", "not signed"))
-    assert all(word in run("list") for word in ("tiny", "v1", "pair", "cpu", "int8", str(store)))
+    assert all(
+        word in text for word in ("Checked in: tiny v1", "Refused: fp16", "speed is 0.9", "not signed")
+    )
+    assert all(word in run("list") for word in ("tiny", "v1", "int8", "promoted for", str(store)))
     text = run("show", "tiny")
     assert "uses: nothing" in text
     assert all(
-        word in text for word in ("int8.onnx and int8.plan", "check-in v1", "speed: 0.9 times", "c" * 64)
+        word in text for word in ("int8.onnx and int8.plan", "check-in v1", "speed is 0.9, limit 1", "c" * 64)
     )
     run("promote", "tiny")
     text = run("show", "tiny", "1")
@@ -130,19 +133,42 @@ def test_where_no_variant_passes_nothing_is_checked_in(
     else:
         text = run("build", recipe, code=1)
         assert "Report: " in text
-    assert "int8: worst_stratum_auc: long tail loses 2.1%." in text
+    assert "int8: worst_stratum_auc_loss is 0.021, limit 0.01 (worst: traffic=tail): AUC" in text
     assert not store.exists()
 
 
 def test_a_refused_variant_is_left_out(recipe: Path, outcome: Outcome, store: Path) -> None:
     outcome({"fp32": PASSED, "int8": WRONG}, "fp32")
-    assert "Refused: int8\n  worst_stratum_auc: long tail loses 2.1%." in run("build", recipe)
+    assert "Refused: int8\n  worst_stratum_auc_loss is 0.021, limit 0.01 (worst: traffic=tail)" in run(
+        "build", recipe
+    )
     folder = store / "engines" / "tiny" / "v1"
     assert not list(folder.glob("int8*"))
     outcome({"fp32": SLOW, "int8": WRONG}, "fp32")
     text = run("build", recipe, "--from", "gate")
-    assert "nothing better passed, and fp32 failed speed: 0.9 times." in text
+    assert "nothing better passed, and fp32 failed: speed is 0.9, limit 1" in text
     assert run_json("show", "tiny")["manifest"]["variants"]["fp32"]["passed"] is True
+
+
+def test_gates_on_a_gpu_are_for_its_architecture(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, store: Path
+) -> None:
+    there = machine(H200, tensorrt="11.1.0.7")
+    monkeypatch.setattr("searchpipe.engine.steps.check_in.this_machine", lambda: there)
+    steps = factory_steps(results={"fp32": PASSED, "fp16": PASSED}, chosen="fp16", device="cuda")
+    monkeypatch.setattr("searchpipe.engine.steps.load_steps", lambda check_in: [*steps, check_in])
+    run("build", recipe)
+    assert "tiny v1 is promoted for sm_90." in run("promote", "tiny")
+    registry = Registry(store, trust=Trust())
+    manifest = registry.manifest("tiny")
+    assert manifest.built_on == there
+    assert (manifest.built_on.driver, manifest.built_on.cuda) == ("580.65", "13.0")
+    choice = registry.pick("tiny", there)
+    assert (choice.plan, choice.plan_precision) == (choice.folder / "fp16.plan", "fp16")
+    assert (choice.gpu_model, choice.gpu_prepared) == (choice.folder / "fp16_cuda.onnx", True)
+    elsewhere = registry.pick("tiny", machine())
+    assert (elsewhere.precision, elsewhere.plan, elsewhere.gpu_model) == ("fp32", None, None)
+    assert any("won its gates on sm_90" in reason for reason in elsewhere.reasons)
 
 
 def test_ci_refuses_unsigned_engines_before_any_work(

@@ -19,6 +19,7 @@ from searchpipe.engine.gates.labels import load_labels
 from searchpipe.engine.recipe import Recipe
 from searchpipe.engine.rows import PairRows
 from searchpipe.engine.step import Build, Inputs, StepOutput
+from searchpipe.engine.steps import gate
 from searchpipe.engine.steps.gate import GateStep
 from searchpipe.engine.traffic import open_traffic
 from searchpipe.errors import RecipeError
@@ -119,6 +120,8 @@ def gates_of(output: StepOutput, precision: str) -> dict[str, dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "BUDGET_S", 0.0)
+    # The tiny models take int64, as ONNX Runtime on the CPU likes it.
+    monkeypatch.setattr(gate, "gate_device", lambda task: "cpu")
 
 
 def test_a_good_quantisation_passes_and_is_chosen(world: World, models: Models, tmp_path: Path) -> None:

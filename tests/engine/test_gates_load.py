@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchpipe.arrays import Float32
@@ -125,7 +125,7 @@ def test_a_calm_engine_passes_the_stress_test() -> None:
     assert all(gate.passed for gate in gates.values())
     latency = gates["stress_p99_ms"]
     assert latency.details["idle_p50_ms"] == pytest.approx(8.0)
-    assert latency.limit == pytest.approx(32.0)
+    assert latency.limit == pytest.approx(80.0)
     assert gates["memory_mib"].value == 30
     assert gates["memory_mib"].limit is None
 
@@ -224,6 +224,7 @@ names = st.sampled_from(["finite", "range", "batch_independence", "speed", "auc_
 some_gates = st.lists(st.builds(GateResult, names, st.booleans()), max_size=5)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["fp32", "fp16", "int8"]), some_gates))
 def test_what_is_chosen_has_passed(results) -> None:
     chosen = choose_precision(results)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -18,6 +18,7 @@ from searchpipe.errors import EngineError
 few_values = arrays(np.float32, st.integers(2, 30), elements=st.integers(0, 6).map(float))
 
 
+@settings(deadline=None)
 @given(few_values, st.randoms())
 def test_auc_is_the_share_of_pairs_in_order(scores, random) -> None:
     relevant = np.array([random.random() < 0.4 for _ in scores])
@@ -29,6 +30,7 @@ def test_auc_is_the_share_of_pairs_in_order(scores, random) -> None:
     assert auc(scores, relevant) == pytest.approx(wins / (len(good) * len(other)))
 
 
+@settings(deadline=None)
 @given(few_values, st.integers(0, 100))
 def test_kendalls_tau_is_that_of_scipy(scores, seed) -> None:
     other = np.random.default_rng(seed).integers(0, 5, len(scores)).astype(np.float32)

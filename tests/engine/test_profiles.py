@@ -28,6 +28,7 @@ row_lengths = st.lists(
 some_buckets = st.lists(st.tuples(st.integers(1, 64), st.integers(1, 200)), max_size=5, unique=True)
 
 
+@settings(deadline=None)
 @given(row_lengths, some_buckets, st.tuples(st.integers(1, 64), st.integers(1, 200)))
 def test_waste_never_grows_when_a_bucket_is_added(lengths, buckets, one_more) -> None:
     requests = Requests(lengths)
@@ -119,7 +120,11 @@ def test_shapes_of_pairs_come_from_the_log_and_the_snapshot(world: World, tmp_pa
     assert facts["curve"][0]["buckets"] == 1
     assert facts["waste"] <= facts["curve"][0]["waste"]
     file = json.loads(output.files["profile"].read_text("utf-8"))
-    assert sum(file["lengths"]["counts"]) == sum(file["candidates"]["counts"]) * 50
+    counts = file["candidates"]["counts"]
+    # Three of four requests are whole, the others shorter.
+    assert counts[-1] >= 0.75 * sum(counts)
+    assert len([count for count in counts if count]) > 3
+    assert 0.75 * 50 * sum(counts) < sum(file["lengths"]["counts"]) < 50 * sum(counts)
     assert file["alternatives"][0]["buckets"] == 1
     assert file["alternatives"][0]["waste"] >= facts["waste"]
     json.dumps(facts)

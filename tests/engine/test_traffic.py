@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchpipe.catalog import Snapshot
@@ -93,6 +93,7 @@ def test_a_log_of_too_many_queries_is_sampled_and_its_head_is_found() -> None:
     assert sum(query.weight for query in tail) == pytest.approx(20_000, rel=0.35)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=400), st.integers(8, 20))
 def test_memory_is_bounded_and_sampled_counts_are_exact(stream: list[int], limit: int) -> None:
     counter = QueryCounter(limit=limit)
@@ -125,6 +126,7 @@ def test_queries_seen_once_are_tail() -> None:
     assert traffic_strata([1000, 1], [1, 5000]) == ["head", "tail"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.randoms())
 def test_strata_depend_on_counts_alone(counts: list[int], random) -> None:
     names = traffic_strata(counts, [1] * len(counts))
@@ -156,6 +158,7 @@ def test_rare_categories_are_one_stratum() -> None:
     assert merge_rare(["a"] * 60 + ["b"] * 1 + ["c"] * 39, [1.0] * 60 + [5.0] + [1.0] * 39)[60] == "b"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=12), st.integers(0, 200))
 def test_even_shares_fill_what_there_is(sizes: list[int], total: int) -> None:
     given_rows = even_shares(sizes, total)

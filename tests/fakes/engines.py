@@ -121,10 +121,14 @@ def chain(*names: str) -> list[FakeStep]:
 
 GATE = {"name": "auc", "passed": True, "value": 0.001, "limit": 0.003, "reason": ""}
 PASSED = {"passed": True, "gates": [GATE]}
-SLOW = {"passed": False, "gates": [GATE, {**GATE, "name": "speed", "passed": False, "reason": "0.9 times."}]}
+NOT_FAST = {"name": "speed", "passed": False, "value": 0.9, "limit": 1.0, "reason": "times as fast as fp32"}
+SLOW = {"passed": False, "gates": [GATE, NOT_FAST]}
 WRONG = {
     "passed": False,
-    "gates": [{**GATE, "name": "worst_stratum_auc", "passed": False, "reason": "long tail loses 2.1%."}],
+    "gates": [
+        {"name": "worst_stratum_auc_loss", "passed": False, "value": 0.021, "limit": 0.01}
+        | {"reason": "AUC loss of the worst stratum", "worst": "traffic=tail"}
+    ],
 }
 
 
@@ -150,6 +154,7 @@ def factory_steps(
     chosen: str | None = "int8",
     tokenizer: Path | None = None,
     onnx: Mapping[str, Path] | None = None,
+    device: str = "cpu",
 ) -> list[FactoryStep]:
     """All steps before check-in, with the given outcome of the gates; ``onnx``: precision -> real file."""
     results = {"fp32": PASSED, "fp16": SLOW, "int8": PASSED} if results is None else results
@@ -166,6 +171,9 @@ def factory_steps(
             made[precision] = folder / f"{precision}.onnx"
             given = (onnx or {}).get(precision)
             made[precision].write_bytes(given.read_bytes() if given else precision.encode() * 100)
+            if precision != "int8":
+                made[f"{precision}_cuda"] = folder / f"{precision}_cuda.onnx"
+                made[f"{precision}_cuda"].write_bytes(b"cuda " + precision.encode())
         return made
 
     def exported(folder: Path) -> dict[str, Path]:
@@ -193,6 +201,8 @@ def factory_steps(
         FactoryStep("convert", ("calibrate",), converted, {}),
         FactoryStep("sensitivity", ("convert",), none, {}),
         FactoryStep("plan", ("convert",), plans, {}),
-        FactoryStep("gate", ("convert", "plan"), none, {"variants": dict(results), "chosen": chosen}),
+        FactoryStep(
+            "gate", ("convert", "plan"), none, {"variants": dict(results), "chosen": chosen, "device": device}
+        ),
         FactoryStep("report", ("gate",), page, {}),
     ]

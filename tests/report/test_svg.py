@@ -5,7 +5,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from searchpipe.report.axes import Scale, number, span_of, ticks
@@ -31,6 +31,7 @@ def words_in(root: ET.Element) -> list[str]:
     return ["".join(t.itertext()) for t in root.iter(f"{SVG}text")]
 
 
+@settings(deadline=None)
 @given(finite, finite)
 def test_ticks_are_round_and_cover_the_range(one: float, two: float) -> None:
     low, high = min(one, two), max(one, two)
@@ -85,6 +86,7 @@ def test_a_line_plot_says_what_it_shows() -> None:
     assert "http" not in re.sub(r'xmlns="[^"]*"', "", svg)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(any_number, any_number), max_size=12))
 def test_any_numbers_can_be_drawn(points: list[tuple[float, float]]) -> None:
     known = [(x, y) for x, y in points if math.isfinite(x)]

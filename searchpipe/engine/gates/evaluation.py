@@ -58,7 +58,8 @@ def draw_queries(
     """Draw at most ``settings.queries``, evenly over the strata of traffic, and within over the others.
 
     Up to half of them are labelled ones, all if the log has no others. Labelled queries that the log
-    does not have are tail. Candidates are what the snapshot recalls, labelled products first.
+    does not have are tail. Candidates are labelled products first (the best graded of them up to half
+    of the candidates), then what the snapshot recalls.
 
     Raises:
         RecipeError: there is no query with candidates.
@@ -147,9 +148,13 @@ def _with_candidates(
     known = {doc: grade for doc, grade in ordinals.items() if doc is not None}
     if not known:
         return EvalQuery(query.text, docs, query.strata)
-    # The best graded first, should there be more than the candidates wanted.
-    first = np.array(sorted(known, key=lambda doc: (-known[doc], doc)), np.int32)
-    docs = np.concatenate((first, docs[~np.isin(docs, first)]))[: max(most, 2)].astype(np.int32)
+    # Relevant products must not push out all others: AUC needs both kinds.
+    ranked = sorted(known, key=lambda doc: (-known[doc], doc))
+    best, rest = ranked[: max(most // 2, 1)], ranked[max(most // 2, 1) :]
+    irrelevant = [doc for doc in rest if known[doc] == 0]
+    recalled = [int(doc) for doc in docs if int(doc) not in known]
+    order = dict.fromkeys([*best, *irrelevant, *recalled, *rest])
+    docs = np.array(list(order)[: max(most, 2)], np.int32)
     # In the order of the catalog: the labels' order must not be a scorer's luck where scores tie.
     docs = np.sort(docs)
     grades = np.array([known.get(int(doc), 0) for doc in docs], np.int32)

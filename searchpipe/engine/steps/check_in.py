@@ -74,7 +74,7 @@ class CheckInStep:
                 f"No variant of {build.inputs.recipe.name} passed its gates. {told}",
                 cure="Nothing was checked in; see the report.",
             )
-        target = _target(results.get(chosen, {}))
+        target = "cpu" if gates.get("device", "cpu") == "cpu" else this_machine().target
         files, variants = _collect(build, chosen, target, results, refused)
         manifest = self._manifest(build, chosen, target, gates, variants, files)
         made = self._registry.check_in(
@@ -132,16 +132,15 @@ def _refusals(result: Mapping[str, Any]) -> tuple[str, ...]:
     if result.get("passed", False):
         return ()
     failed = [gate for gate in result.get("gates", ()) if not gate.get("passed", False)]
-    told = (gate.get("reason") or f"{gate.get('value')} against {gate.get('limit')}" for gate in failed)
-    return tuple(f"{gate['name']}: {why}" for gate, why in zip(failed, told, strict=True)) or (
-        "Its gates were not evaluated.",
-    )
+    return tuple(map(_sentence, failed)) or ("Its gates were not evaluated.",)
 
 
-def _target(result: Mapping[str, Any]) -> str:
-    """Architecture that the gates ran on, by what ran the variant."""
-    runtime = str(result.get("runtime", ""))
-    return "cpu" if not runtime or "CPU" in runtime else this_machine().target
+def _sentence(gate: Mapping[str, Any]) -> str:
+    """``speed is 0.75, limit 1: ...``, with the stratum that did worst."""
+    value, limit = gate.get("value"), gate.get("limit")
+    figures = "" if value is None else f" is {value:.4g}" + ("" if limit is None else f", limit {limit:.4g}")
+    worst = f" (worst: {gate['worst']})" if gate.get("worst") else ""
+    return f"{gate['name']}{figures}{worst}: {str(gate.get('reason', '')).rstrip('.')}."
 
 
 def _collect(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from searchpipe.arrays import Float32
+from searchpipe.backends.machine import cpu_summary
 from searchpipe.engine.fingerprint import file_key, snapshot_key
 from searchpipe.engine.gates.decision import choose_precision
 from searchpipe.engine.gates.evaluation import EvalQuery, draw_queries, score_all
@@ -59,7 +60,7 @@ class GateStep:
         self._open_ranker = open_ranker
 
     def key(self, inputs: BuildInputs) -> Mapping[str, Any]:
-        """Limits, what variants are compared on, and the runtime that they were measured with."""
+        """Limits, what variants are compared on, and what they are measured with."""
         recipe = inputs.recipe
         return {
             "gates": msgspec.to_builtins(recipe.gates),
@@ -71,6 +72,8 @@ class GateStep:
             "snapshot": snapshot_key(inputs.snapshot),
             "seed": inputs.seed,
             "onnxruntime": _onnxruntime_version(),
+            "device": gate_device(recipe.task),
+            "processor": cpu_summary(),
         }
 
     def run(self, build: Build) -> StepOutput:

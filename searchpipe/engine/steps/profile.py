@@ -17,10 +17,11 @@ from searchpipe.engine.step import Build, Inputs, StepOutput
 from searchpipe.engine.traffic import Traffic, TrafficQuery, open_traffic
 from searchpipe.errors import RecipeError
 from searchpipe.files import write_json
-from searchpipe.runtime.buckets import choose_buckets
+from searchpipe.runtime.buckets import TOKEN_STEP, choose_buckets
 
 # Queries whose rows are laid out: with 256 rows each, enough for a length that 1 row in 10,000 has.
 _SAMPLED = 96
+_SHORTENED = 4
 _BARS = 32
 
 
@@ -161,15 +162,26 @@ def _sampled(build: Build) -> list[Int32]:
             rows_of = QueryRows(tokenizer, recipe.source.max_tokens, prefix)
             return _query_batches(traffic, rows_of, recipe.profile.depth, rng)
         drawn = _drawn(traffic, rng)
-        found = [(query, traffic.candidates(query, recipe.profile.depth)) for query in drawn]
+        found = [
+            (query, _shortened(traffic.candidates(query, recipe.profile.depth), place, rng))
+            for place, query in enumerate(drawn)
+        ]
         if recipe.task == "ranker":
-            return [np.ones(len(docs), np.int32) for _, docs in found]
+            # Its rows have one width: no bucket is narrower, and nothing is padded along it.
+            return [np.full(len(docs), TOKEN_STEP, np.int32) for _, docs in found]
         assert traffic.snapshot is not None
         assert tokenizer is not None
         rows = PairRows(traffic.snapshot, tokenizer, recipe.source.max_tokens)
         return [rows.lengths(query.text, docs) for query, docs in found if len(docs)]
     finally:
         traffic.close()
+
+
+def _shortened(docs: Int32, place: int, rng: np.random.Generator) -> Int32:
+    """Every fourth request has fewer rows, each halving as likely: of a late query, less is scored."""
+    if place % _SHORTENED or len(docs) < 2:
+        return docs
+    return docs[: int(np.exp2(rng.uniform(0, np.log2(len(docs)))))]
 
 
 def _drawn(traffic: Traffic, rng: np.random.Generator, number: int = _SAMPLED) -> list[TrafficQuery]:
@@ -211,7 +223,7 @@ def _plots(requests: Requests | None, facts: Mapping[str, Any]) -> dict[str, Any
     }
     counts = np.array([len(row) for row in requests.lengths])
     return {
-        "lengths": _histogram(requests.all_lengths),
+        "lengths": None if facts["tokens"] == [1, 1, 1] else _histogram(requests.all_lengths),
         "candidates": _histogram(counts),
         "alternatives": [
             {"name": name, "buckets": number, "waste": waste.waste, "padding": waste.padding} | asdict(waste)
