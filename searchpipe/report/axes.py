@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
 # Ends nearer than that are one value: a step between them would vanish in rounding.
 _SAME = 1e-9
 _TINY = 1e-100

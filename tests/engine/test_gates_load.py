@@ -188,7 +188,7 @@ def test_a_faster_variant_wins_and_its_shapes_are_told() -> None:
     times = measure(variant, above, shapes, shares, clock=clock.now)
     assert len(times) == SHAPES
     assert {t.shape for t in times} == {(64, 64), (32, 32), (16, 16), (256, 128)}
-    gate = speed_gate(times, 1.0, 0.95, "fp16", 0)
+    gate = speed_gate(times, GateSettings(), "fp16", 0)
     assert gate.passed
     assert gate.value == pytest.approx(2.0)
     assert gate.details["shapes"][0]["above_ms"] == pytest.approx(1e3 * 64 * 64 * 2e-6)
@@ -197,9 +197,9 @@ def test_a_faster_variant_wins_and_its_shapes_are_told() -> None:
 def test_a_tie_is_refused() -> None:
     clock = FakeTime()
     above, variant = TimedVariant(clock, token_s=1e-6), TimedVariant(clock, token_s=1e-6)
-    gate = speed_gate(measure(variant, above, [(8, 8)], [1.0], clock=clock.now), 1.0, 0.95, "fp32", 0)
+    gate = speed_gate(measure(variant, above, [(8, 8)], [1.0], clock=clock.now), GateSettings(), "fp32", 0)
     assert not gate.passed
-    assert "1.00 times as fast as fp32; it must be more than 1" in gate.reason
+    assert "1.00 times as fast as fp32, at least 1.00; it must be more than 1" in gate.reason
 
 
 def test_one_slow_run_does_not_decide() -> None:
@@ -207,7 +207,15 @@ def test_one_slow_run_does_not_decide() -> None:
     above = ratios.copy()
     above[:3] = 100.0
     times = [ShapeTimes((8, 8), 1.0, above, np.ones(21))]
-    assert speed_gate(times, 1.5, 0.95, "fp32", 0).value == pytest.approx(2.0)
+    assert speed_gate(times, GateSettings(), "fp32", 0).value == pytest.approx(2.0)
+
+
+def test_a_lead_that_may_be_luck_is_refused_where_intervals_decide() -> None:
+    times = [ShapeTimes((8, 8), 1.0, np.linspace(0.7, 1.4, 21), np.ones(21))]
+    gate = speed_gate(times, GateSettings(), "fp32", 0)
+    assert gate.interval[0] < 1.0 < gate.value
+    assert not gate.passed
+    assert speed_gate(times, GateSettings(use_interval=False), "fp32", 0).passed
 
 
 def test_shapes_that_take_too_long_are_measured_with_fewer_rows() -> None:

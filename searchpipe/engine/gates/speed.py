@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from searchpipe.engine.gates.result import GateResult
 from searchpipe.engine.gates.variants import Variant
+from searchpipe.engine.recipe import GateSettings
 from searchpipe.runtime.buckets import Bucket
 
 SHAPES = 4
@@ -76,13 +77,13 @@ def measure(
     ]
 
 
-def speed_gate(
-    times: Sequence[ShapeTimes], limit: float, confidence: float, above: str, seed: int
-) -> GateResult:
+def speed_gate(times: Sequence[ShapeTimes], settings: GateSettings, above: str, seed: int) -> GateResult:
     """Judge by the median ratio of each shape, averaged geometrically by the shapes' shares.
 
-    Must be above ``limit``; a tie is no win.
+    It must be above the recipe's ``speedup``, and where the recipe judges by intervals so must be the
+    lower end of its bootstrap interval over the repeats: neither a tie nor luck is a win.
     """
+    limit, confidence = settings.speedup, settings.confidence
     shares = np.array([t.share for t in times])
     value = _mean([float(np.median(t.ratios)) for t in times], shares)
     rng = np.random.default_rng(seed)
@@ -92,7 +93,8 @@ def speed_gate(
     ]
     means = np.exp(shares @ np.log(np.array(resampled)) / shares.sum())
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    passed = value > limit
+    judged = min(value, float(low)) if settings.use_interval else value
+    passed = judged > limit
     rows = [
         {
             "rows": t.shape[0],
@@ -106,12 +108,13 @@ def speed_gate(
         for t in times
     ]
     reason = f"{value:.2f} times as fast as {above}"
+    told = f"at least {judged:.2f}" if settings.use_interval else "the median"
     return GateResult(
         "speed",
         passed,
         value,
         limit,
-        reason if passed else f"{reason}; it must be more than {limit:g}",
+        reason if passed else f"{reason}, {told}; it must be more than {limit:g}",
         (float(low), float(high)),
         details={"against": above, "shapes": rows},
     )

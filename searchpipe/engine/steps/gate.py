@@ -212,7 +212,7 @@ class _Gating:
         if not any(shares):
             shares = [1.0] * len(shapes)
         times = measure(variant, above, shapes, shares)
-        return speed_gate(times, self._settings.speedup, self._settings.confidence, name, self._seed)
+        return speed_gate(times, self._settings, name, self._seed)
 
     def _tell(self, precision: str, gates: Sequence[GateResult]) -> None:
         failed = [gate for gate in gates if not gate.passed]
