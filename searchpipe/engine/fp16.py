@@ -71,6 +71,7 @@ def to_fp16(model: Any, keep: Fp32Choice) -> Any:
     except Exception as error:  # the converter raises ValueError, AssertionError, onnx its own
         reason = " ".join(str(error).split())[:200]
         raise RecipeError(f"The model cannot be converted to half precision: {reason}.") from error
+    _drop_twins(converted)
     _drop_cast_pairs(onnx, converted)
     _sort(converted)
     name_nodes(converted)
@@ -101,6 +102,17 @@ def share_in_fp16(model: Any) -> float:
                 number *= dim
             sizes[tensor.data_type] += number
     return sizes[10] / (sum(sizes.values()) or 1)
+
+
+def _drop_twins(model: Any) -> None:
+    """Before ONNX Runtime 1.32 the converter casts a tensor once for each reader, under one name."""
+    graph = model.graph
+    nodes = list({tuple(node.output): node for node in reversed(graph.node)}.values())
+    infos = list({info.name: info for info in graph.value_info}.values())
+    for field, kept in ((graph.node, reversed(nodes)), (graph.value_info, infos)):
+        copies = [type(each).FromString(each.SerializeToString()) for each in kept]
+        del field[:]
+        field.extend(copies)
 
 
 def _drop_cast_pairs(onnx: Any, model: Any) -> None:
