@@ -31,12 +31,14 @@ class SourceSettings(Settings, frozen=True):
         tokenizer: the tokenizer.json of an ONNX file; that of the model if empty.
         sha256: what the model file must hash to; empty for whatever is there.
         max_tokens: longest row.
+        pooling: how an encoder's tokens become one vector; empty for what the model's card says.
     """
 
     model: str
     tokenizer: str = ""
     sha256: str = ""
     max_tokens: Positive = 128
+    pooling: Literal["", "mean", "cls", "none"] = ""
 
 
 class PrecisionSettings(Settings, frozen=True):
@@ -77,6 +79,22 @@ class CalibrationSettings(Settings, frozen=True):
     strata: tuple[Literal["traffic", "category", "length"], ...] = ("traffic", "category", "length")
     min_per_stratum: Positive = 8
     seed: int = 7
+
+
+class SensitivitySettings(Settings, frozen=True):
+    """``[sensitivity]``: which layers cost int8 the most quality.
+
+    Attributes:
+        enabled: whether the sweep runs at all.
+        rows: samples held out from calibration that it is measured on.
+        budget_seconds: no further measurement starts after this.
+        max_groups: groups of nodes swept; more layers are put together.
+    """
+
+    enabled: bool = True
+    rows: Annotated[int, msgspec.Meta(ge=16, le=100_000)] = 256
+    budget_seconds: Annotated[float, msgspec.Meta(gt=0.0, le=86_400.0)] = 120.0
+    max_groups: Positive = 24
 
 
 class ProfileSettings(Settings, frozen=True):
@@ -166,6 +184,7 @@ class Recipe(Settings, frozen=True):
     source: SourceSettings
     precision: PrecisionSettings = PrecisionSettings()
     calibration: CalibrationSettings = CalibrationSettings()
+    sensitivity: SensitivitySettings = SensitivitySettings()
     profile: ProfileSettings = ProfileSettings()
     builder: BuilderSettings = BuilderSettings()
     gates: GateSettings = GateSettings()

@@ -29,9 +29,10 @@ class ChainOptions:
     ``token_step``: see :func:`searchpipe.runtime.buckets.choose_packed_buckets`.
     ``lanes``, ``slots``: see :func:`searchpipe.backends.device_engine.open_lanes`.
     ``threads``: of the CPU engine, 0 for all cores. ``plan``: a TensorRT plan with its
-    manifest beside it, None to leave TensorRT out. ``gpu_model``: the ONNX export that is
-    prepared for the GPU, None for the model itself (which must not be quantised for the
-    CPU then). ``cache``: folder for prepared models, None for the user's cache folder.
+    manifest beside it, None for the one that the model brings, if any. ``gpu_model``: the
+    ONNX export that is prepared for the GPU, None for the one that the model brings, or
+    else for the model itself (which must not be quantised for the CPU then). ``cache``:
+    folder for prepared models, None for the user's cache folder.
     """
 
     device: int = 0
@@ -63,10 +64,11 @@ def open_chain(model: LocalModel, options: ChainOptions | None = None) -> Engine
         Link("onnx-cuda", lambda: _onnx_cuda(model, buckets, chosen)),
         Link("onnx-cpu", lambda: _onnx_cpu(model, buckets, chosen)),
     ]
-    if not chosen.packed or model.kind != "cross-encoder":
+    # A prepared file has passed the gates as it is: its rows stay padded.
+    if not chosen.packed or model.kind != "cross-encoder" or model.gpu_prepared:
         del links[0]
-    if chosen.plan is not None:
-        plan = chosen.plan
+    plan = chosen.plan or model.plan
+    if plan is not None:
         links.insert(0, Link("tensorrt", lambda: _tensorrt(model, plan, buckets, chosen)))
     return EngineChain(links)
 
@@ -81,11 +83,14 @@ def _tensorrt(model: LocalModel, plan: Path, buckets: list[Bucket], options: Cha
 def _onnx_cuda(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -> Opened:
     # The driver first: preparing a model takes seconds, and is of no use without one.
     device = open_device(options.device)
-    encoder = model.kind == "encoder"
-    prepare = PrepareOptions(
-        pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
-    )
-    prepared = _prepare(model, options, prepare)
+    if model.gpu_prepared and model.gpu_model is not None and options.gpu_model in (None, model.gpu_model):
+        prepared = model.gpu_model
+    else:
+        encoder = model.kind == "encoder"
+        prepare = PrepareOptions(
+            pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
+        )
+        prepared = _prepare(model, options, prepare)
     return _opened(
         open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
     )
@@ -112,9 +117,8 @@ def _onnx_cuda_packed(model: LocalModel, buckets: list[Bucket], options: ChainOp
 
 
 def _prepare(model: LocalModel, options: ChainOptions, prepare: PrepareOptions) -> Path:
-    return prepare_onnx(
-        options.gpu_model or model.model, options.cache or default_cache_dir() / "prepared", prepare
-    )
+    source = options.gpu_model or model.gpu_model or model.model
+    return prepare_onnx(source, options.cache or default_cache_dir() / "prepared", prepare)
 
 
 def _onnx_cpu(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -> Opened:
