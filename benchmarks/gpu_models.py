@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.dequantize import dequantize
 from benchmarks.report import shared_folder
+from searchpipe.backends.dequantize import dequantize
 from searchpipe.models.settings import LocalModel
 
 CACHE = Path(__file__).resolve().parent.parent / ".bench" / "models"
@@ -58,12 +58,12 @@ def float_model(kind: Kind) -> FloatModel:
             unfinished.rename(folder)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-    return FloatModel(folder, _local(kind, folder / _FILE, folder / "tokenizer.json"))
+    return FloatModel(folder, _local(kind, folder / _FILE, folder / "tokenizer.json", "fp32"))
 
 
 def int8_model(kind: Kind) -> LocalModel:
     """The built-in model as it is, for the CPU."""
-    return _local(kind, *_int8_files(kind))
+    return _local(kind, *_int8_files(kind), "int8")
 
 
 def _int8_files(kind: Kind) -> tuple[Path, Path]:
@@ -83,12 +83,12 @@ def _int8_files(kind: Kind) -> tuple[Path, Path]:
     return found.model, found.tokenizer
 
 
-def _local(kind: Kind, model: Path, tokenizer: Path) -> LocalModel:
+def _local(kind: Kind, model: Path, tokenizer: Path, precision: str) -> LocalModel:
     from searchpipe.models.cache import sha256_of
 
     encoder = kind == "encoder"
     return LocalModel(
-        name="minilm-l6-fp32" if encoder else "minilm-l12-cross-fp32",
+        name=f"minilm-l6-{precision}" if encoder else f"minilm-l12-cross-{precision}",
         kind=kind,
         model=model,
         tokenizer=tokenizer,

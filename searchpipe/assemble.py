@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from searchpipe.assemble_gpu import Wanted, open_engines
 from searchpipe.errors import ConfigError, ModelError, PipelineError
 from searchpipe.gate import ComputeGate
+from searchpipe.gpu_engines import GpuEngines
 from searchpipe.models import LocalModel, resolve
 from searchpipe.models.cache import sha256_of
 from searchpipe.stages.base import Stage
@@ -20,14 +23,32 @@ from searchpipe.stages.score import Score
 from searchpipe.stages.tokenize import Tokenize
 
 if TYPE_CHECKING:
+    from searchpipe.backends import PairScorer, TextEncoder
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.config import Config
+    from searchpipe.runtime.pair_scorer import ChainPairScorer
+    from searchpipe.runtime.text_encoder import ChainTextEncoder
 
 
-def assemble(snapshot: Snapshot, config: Config, replace: Mapping[str, Stage]) -> list[Stage]:
+_MANY = 1024
+"""Callers at once of engines that merge them: a narrower gate would only take their work apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """The stages in order, and what they run on beside the CPU, to be closed after the last query."""
+
+    stages: list[Stage]
+    engines: GpuEngines
+
+
+def assemble(snapshot: Snapshot, config: Config, replace: Mapping[str, Stage]) -> Assembly:
     """The configured stages in order; those in ``replace`` stand in for the built-in ones.
 
+    Nothing is left open if it raises.
+
     Raises:
+        EngineError: ``config.gpu`` asks for a GPU that cannot be had.
         PipelineError: ``replace`` names a stage that is not configured.
         ConfigError, ModelError: see :meth:`searchpipe.pipeline.Pipeline.open`.
     """
@@ -37,17 +58,31 @@ def assemble(snapshot: Snapshot, config: Config, replace: Mapping[str, Stage]) -
             f"replace names {unknown[0]!r}, which is not a configured stage.",
             cure=f"Configured: {', '.join(config.pipeline.stages)}.",
         )
-    builder = _Builder(snapshot, config)
-    return [replace[name] if name in replace else builder.build(name) for name in config.pipeline.stages]
+    builder = _Builder(snapshot, config, [name for name in config.pipeline.stages if name not in replace])
+    try:
+        stages = [
+            replace[name] if name in replace else builder.build(name) for name in config.pipeline.stages
+        ]
+    except BaseException:
+        builder.engines.close()
+        raise
+    return Assembly(stages, builder.engines)
 
 
 class _Builder:
-    """Builds stages that share a tokenizer, a gate and the snapshot."""
+    """Builds stages that share a tokenizer, a gate, the snapshot and what there is of a GPU."""
 
-    def __init__(self, snapshot: Snapshot, config: Config) -> None:
+    def __init__(self, snapshot: Snapshot, config: Config, names: Sequence[str]) -> None:
         self._snapshot = snapshot
         self._config = config
         self._gate = ComputeGate()
+        self._wide_gate = ComputeGate(_MANY)
+        wanted = Wanted(
+            self._encoder_model if "encode" in names else None,
+            self._scorer_model if "score" in names else None,
+            "recall" in names and "dense" in config.recall.sources,
+        )
+        self.engines = open_engines(snapshot, config, wanted)
         self._makers: dict[str, Callable[[], Stage]] = {
             "tokenize": self._tokenize,
             "encode": self._encode,
@@ -96,21 +131,26 @@ class _Builder:
     def _encode(self) -> Stage:
         from searchpipe.backends import open_encoder
 
-        model = self._encoder_model()
-        encoder = open_encoder(model, threads=self._config.models.threads)
+        encoder: TextEncoder | ChainTextEncoder
+        if self.engines.encoder is not None:
+            encoder, gate = self.engines.encoder, self._wide_gate
+        else:
+            encoder = open_encoder(self._encoder_model(), threads=self._config.models.threads)
+            gate = self._gate
+        model = encoder.model
         if encoder.dim != self._snapshot.dense.dim:
             raise ModelError(
                 f"{model.name} gives vectors of {encoder.dim}; "
                 f"the snapshot holds vectors of {self._snapshot.dense.dim}.",
                 cure="Index again with this model.",
             )
-        return Encode(encoder, self._gate, model=model.name)
+        return Encode(encoder, gate, model=model.name)
 
     def _recall(self) -> Stage:
         settings = self._config.recall
         made: dict[str, Callable[[], RecallSource]] = {
             "lexical": lambda: Lexical(self._snapshot.lexical),
-            "dense": lambda: Dense(self._snapshot.dense),
+            "dense": self._dense,
         }
         return Recall(
             [made[name]() for name in settings.sources],
@@ -121,6 +161,13 @@ class _Builder:
             rrf_k=settings.rrf_k,
         )
 
+    def _dense(self) -> RecallSource:
+        if self.engines.recall is None:
+            return Dense(self._snapshot.dense)
+        from searchpipe.recall.source import SharedDense
+
+        return SharedDense(self.engines.recall.index)
+
     def _prerank(self) -> Stage:
         return Prerank(Formula(Features(self._snapshot.columns), self._config.prerank.weights))
 
@@ -128,22 +175,26 @@ class _Builder:
         from searchpipe.backends import open_pair_scorer
 
         settings = self._config.score
-        model = self._scorer_model()
-        scorer = open_pair_scorer(
-            model,
-            threads=self._config.models.threads,
-            max_query_tokens=settings.max_query_tokens,
-            max_doc_tokens=settings.max_doc_tokens,
-        )
+        scorer: PairScorer | ChainPairScorer
+        if self.engines.scorer is not None:
+            scorer, gate = self.engines.scorer, self._wide_gate
+        else:
+            scorer = open_pair_scorer(
+                self._scorer_model(),
+                threads=self._config.models.threads,
+                max_query_tokens=settings.max_query_tokens,
+                max_doc_tokens=settings.max_doc_tokens,
+            )
+            gate = self._gate
         return Score(
             scorer,
             self._snapshot.tokens,
-            self._gate,
+            gate,
             depth=settings.depth,
             step_rows=settings.step_rows,
             weight=settings.weight,
             temperature=settings.temperature,
-            model=model.name,
+            model=scorer.model.name,
         )
 
     def _diversify(self) -> Stage:

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from searchpipe.catalog.settings import IndexSettings
+from searchpipe.device.settings import GpuSettings
 from searchpipe.errors import ConfigError
 from searchpipe.models.settings import ModelsSettings
+from searchpipe.recall.settings import GpuRecallSettings
 from searchpipe.settings import Settings, convert
 
 StageName = Literal["tokenize", "encode", "recall", "prerank", "score", "diversify", "page"]
@@ -59,13 +61,14 @@ class BudgetSettings(Settings, frozen=True):
 
 
 class RecallSettings(Settings, frozen=True):
-    """``[recall]``: where candidates come from and how the sources are fused."""
+    """``[recall]``: where candidates come from and how the sources are fused; ``[recall.gpu]`` on a GPU."""
 
     sources: tuple[Literal["lexical", "dense"], ...] = ("lexical", "dense")
     depth: Positive = 300
     fusion: Literal["rrf", "weighted"] = "rrf"
     rrf_k: Annotated[float, msgspec.Meta(gt=0.0)] = 60.0
     weights: dict[Literal["lexical", "dense"], NonNegative] = msgspec.field(default_factory=dict)
+    gpu: GpuRecallSettings = GpuRecallSettings()
 
 
 class PrerankSettings(Settings, frozen=True):
@@ -122,6 +125,7 @@ class Config(Settings, frozen=True):
     prerank: PrerankSettings = PrerankSettings()
     score: ScoreSettings = ScoreSettings()
     diversify: DiversifySettings = DiversifySettings()
+    gpu: GpuSettings = GpuSettings()
 
     def with_stages(self, stages: Iterable[str]) -> Config:
         """The same configuration with only these built-in stages.

@@ -96,6 +96,18 @@ class EngineError(SearchpipeError):
     code = "engine_failed"
 
 
+class DeviceMemoryError(EngineError):
+    """What is wanted on a device does not fit into its free memory; the message holds the figures."""
+
+    code = "device_memory"
+
+
+class RecallTimeoutError(EngineError):
+    """Recall gave no result within the time that its caller had."""
+
+    code = "recall_timeout"
+
+
 class PipelineError(SearchpipeError):
     """Stages that do not fit together, or a pipeline used in a way it does not allow."""
 

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from searchpipe.stages.base import Stage, Work
 
 if TYPE_CHECKING:
     from searchpipe.catalog.snapshot import Snapshot
+    from searchpipe.gpu_engines import GpuEngines
 
 
 class Pipeline:
@@ -36,17 +37,24 @@ class Pipeline:
         stages: in the order they run; see :class:`searchpipe.stages.base.Stage`.
         snapshot: closed with the pipeline; None if the user's stages need none.
         config: budgets and limits.
+        gpu: what the stages run on beside the CPU, closed with the pipeline.
 
     Raises:
         PipelineError: the stages do not fit together.
     """
 
     def __init__(
-        self, stages: Sequence[Stage], snapshot: Snapshot | None = None, config: Config | None = None
+        self,
+        stages: Sequence[Stage],
+        snapshot: Snapshot | None = None,
+        config: Config | None = None,
+        *,
+        gpu: GpuEngines | None = None,
     ) -> None:
         self._config = config or Config()
         self._runner = StageRunner(stages, self._config.budget.shares, CostModel())
         self._snapshot = snapshot
+        self._gpu = gpu
         self._version = snapshot.version if snapshot is not None else ""
         self._lock = threading.Condition()
         self._running = 0
@@ -73,6 +81,8 @@ class Pipeline:
             SnapshotError: there is none, or it is damaged.
             ConfigError: the configuration is wrong.
             ModelError: a model cannot be had, or is not the one of the snapshot.
+            EngineError: the configuration wants a GPU that cannot be had (``DeviceMemoryError``: or that
+                has not the memory).
             PipelineError: the stages do not fit together.
         """
         from searchpipe.assemble import assemble
@@ -80,12 +90,14 @@ class Pipeline:
 
         settings = load_config(config)
         opened = snapshot if isinstance(snapshot, Snapshot) else Snapshot.open(Path(snapshot))
-        try:
-            return cls(assemble(opened, settings, replace or {}), opened, settings)
-        except BaseException:
+        with ExitStack() as undo:
             if opened is not snapshot:
-                opened.close()
-            raise
+                undo.callback(opened.close)
+            assembly = assemble(opened, settings, replace or {})
+            undo.callback(assembly.engines.close)
+            pipeline = cls(assembly.stages, opened, settings, gpu=assembly.engines)
+            undo.pop_all()
+        return pipeline
 
     def search(
         self,
@@ -166,7 +178,10 @@ class Pipeline:
             raise
 
     def describe(self) -> str:
-        """The stages as a table: name, what it reads and writes, share of the budget, settings."""
+        """The stages as a table: name, what it reads and writes, share of the budget, settings.
+
+        Behind it what runs on the GPU, and why something does not.
+        """
         shares = self._config.budget.shares
         lines = [f"budget {self._config.budget.default_ms:g} ms, {len(self._runner.stages)} stages"]
         if self._snapshot is not None:
@@ -175,6 +190,8 @@ class Pipeline:
             flow = f"{', '.join(stage.reads) or '-'} -> {', '.join(stage.writes) or '-'}"
             share = f"{shares[stage.name]:4.0%}" if stage.name in shares else "   -"
             lines.append(f"  {stage.name:<10} {share}  {flow:<34} {stage.describe()}")
+        if self._gpu is not None:
+            lines += [f"  gpu        {line}" for line in self._gpu.lines()]
         return "\n".join(lines)
 
     def warm_up(
@@ -200,14 +217,21 @@ class Pipeline:
         """The snapshot that is served."""
         return self._snapshot
 
+    @property
+    def gpu(self) -> GpuEngines | None:
+        """What runs on the GPU and why the rest does not; None for a pipeline made of stages."""
+        return self._gpu
+
     def close(self) -> None:
-        """Refuse new queries, wait for the running ones, free the snapshot and threads."""
+        """Refuse new queries, wait for the running ones, free threads, the GPU and the snapshot."""
         with self._lock:
             self._closed = True
             self._lock.wait_for(lambda: self._running == 0)
             executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True, cancel_futures=True)
+        if self._gpu is not None:
+            self._gpu.close()
         if self._snapshot is not None:
             self._snapshot.close()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from searchpipe import _core
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,22 @@ def device_facts(ordinal: int = 0) -> DeviceFacts:
         return facts.devices[ordinal]
     why = facts.reason or f"the driver shows {len(facts.devices)} GPUs"
     raise IndexError(f"There is no GPU {ordinal}: {why}.")
+
+
+def facts_of(device: _core.Device) -> DeviceFacts:
+    """The facts of a GPU that is open already, its free memory being that of this moment.
+
+    Raises:
+        EngineError: the device failed (``CudaError``).
+    """
+    return DeviceFacts(
+        device.ordinal,
+        device.name,
+        device.capability,
+        device.total_bytes,
+        device.free_bytes(),
+        device.multiprocessors,
+    )
 
 
 class _DriverError(Exception):

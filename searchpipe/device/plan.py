@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from searchpipe.errors import EngineError
+from searchpipe.errors import DeviceMemoryError
 
 MIB = 1 << 20
 
 RESERVE_BYTES = 512 * MIB
 """Kept free by default: contexts and lazily loaded kernels of several CUDA libraries, and allocator waste."""
-
-
-class DeviceMemoryError(EngineError):
-    """What is wanted on a device does not fit into its free memory."""
-
-    code = "device_memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +87,14 @@ class DevicePlan:
         """The same device with these parts added."""
         return DevicePlan(
             (*self.parts, *parts), self.free_bytes, self.total_bytes, self.reserve_bytes, self.device
+        )
+
+    def summary(self) -> str:
+        """The plan in one line, in MiB."""
+        held = ", ".join(f"{part.name} {_mib(part.nbytes)}" for part in self.parts)
+        return (
+            f"{_mib(self.lasting_bytes)} MiB of {_mib(self.free_bytes)} free ({held}), "
+            f"{_mib(self.reserve_bytes)} kept free"
         )
 
     def table(self) -> str:

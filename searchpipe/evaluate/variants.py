@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -95,18 +95,17 @@ def variant_rankers(
     from searchpipe.pipeline import Pipeline
 
     wanted = _wanted(config, names)
-    shared = _SharedStages(snapshot, config, wanted)
     degradations: Counter[str] = Counter()
-    pipelines = {name: Pipeline(shared.stages(name), None, config) for name in wanted}
-    rankers = {
-        name: _PipelineRanker(name, pipeline, config.pipeline.max_k, degradations)
-        for name, pipeline in pipelines.items()
-    }
-    try:
+    with ExitStack() as owned:
+        shared = _SharedStages(snapshot, config, wanted, owned)
+        pipelines = {
+            name: owned.enter_context(Pipeline(shared.stages(name), None, config)) for name in wanted
+        }
+        rankers = {
+            name: _PipelineRanker(name, pipeline, config.pipeline.max_k, degradations)
+            for name, pipeline in pipelines.items()
+        }
         yield PipelineVariants(rankers, degradations)
-    finally:
-        for pipeline in pipelines.values():
-            pipeline.close()
 
 
 def _wanted(config: Config, names: Sequence[str] | None) -> list[str]:
@@ -132,8 +131,9 @@ def _wanted(config: Config, names: Sequence[str] | None) -> list[str]:
 class _SharedStages:
     """Builds each stage once, whatever the number of variants that run it."""
 
-    def __init__(self, snapshot: Snapshot, config: Config, variants: Sequence[str]) -> None:
+    def __init__(self, snapshot: Snapshot, config: Config, variants: Sequence[str], owned: ExitStack) -> None:
         self._snapshot = snapshot
+        self._owned = owned
         # All at once: what the tokenizer prepares depends on whether a scorer will read it.
         used = {stage for variant in variants for stage in VARIANTS[variant]}
         config = config.with_stages(stage for stage in config.pipeline.stages if stage in used)
@@ -160,7 +160,9 @@ class _SharedStages:
     def _assemble(self, config: Config) -> list[Stage]:
         from searchpipe.assemble import assemble
 
-        return assemble(self._snapshot, config, {})
+        assembly = assemble(self._snapshot, config, {})
+        self._owned.callback(assembly.engines.close)
+        return assembly.stages
 
 
 class _Remembered:

@@ -11,19 +11,13 @@ from typing import Any
 
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.device import nvtx
-from searchpipe.errors import ClosedError, EngineError, OverloadedError, QueryError
+from searchpipe.errors import ClosedError, EngineError, OverloadedError, QueryError, RecallTimeoutError
 from searchpipe.recall.lookup import BatchIndex, Found, Lookup
 from searchpipe.recall.policy import CoalescePolicy
 
 _WAITING, _TAKEN, _LEADER, _DONE = range(4)
 _POLL_S = 0.005  # how late a departed caller may notice that it has left
 _COST_MEMORY = 0.2  # weight of the newest search in the running mean of what one takes
-
-
-class RecallTimeoutError(EngineError):
-    """No result within the time that the caller gave."""
-
-    code = "recall_timeout"
 
 
 class _Request:

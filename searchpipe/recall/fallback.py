@@ -12,8 +12,8 @@ import numpy as np
 
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.catalog.optional import require
-from searchpipe.errors import ClosedError, ConfigError, EngineError, OverloadedError
-from searchpipe.recall.dispatcher import Dispatcher, RecallTimeoutError
+from searchpipe.errors import ClosedError, ConfigError, EngineError, OverloadedError, RecallTimeoutError
+from searchpipe.recall.dispatcher import Dispatcher
 from searchpipe.recall.lookup import on_device
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from searchpipe.device.facts import DeviceFacts, device_facts
-from searchpipe.device.plan import MIB, DevicePlan, Part
+from searchpipe.device.plan import MIB, RESERVE_BYTES, DevicePlan, Part
 from searchpipe.errors import EngineError, MissingDependencyError
 from searchpipe.recall.dispatcher import Dispatcher
 from searchpipe.recall.exact_gpu import DeviceMatrix
@@ -21,6 +21,8 @@ from searchpipe.recall.settings import GpuRecallSettings
 
 if TYPE_CHECKING:
     from searchpipe.catalog.dense import DenseIndex
+
+_EMPTY = "The catalog is empty: there is nothing to put on a GPU."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,11 @@ def plan_recall(count: int, dim: int, settings: GpuRecallSettings, device: Devic
 
     Raises:
         DeviceMemoryError: no index fits.
+        EngineError: the catalog is empty.
         ConfigError: an index that does not exist.
     """
+    if count < 1:
+        raise EngineError(_EMPTY)
     temp = settings.temp_mb * MIB
     left = device.left_for("recall") - temp
     if settings.memory_mb:
@@ -115,6 +120,8 @@ def open_recall(
     dense: DenseIndex,
     settings: GpuRecallSettings | None = None,
     *,
+    device: int = 0,
+    reserve_bytes: int = RESERVE_BYTES,
     others: tuple[Part, ...] = (),
     stream: Any = None,
     show: Callable[[str], object] | None = None,
@@ -125,51 +132,79 @@ def open_recall(
     Args:
         dense: the snapshot's vector index, of any kind.
         settings: None for the defaults.
+        device: ordinal of the GPU.
+        reserve_bytes: device memory that must stay free.
         others: what the device is to hold besides and does not yet.
         stream: has the attribute ``handle``, a CUstream as a number, and is kept alive;
             FAISS's own if None.
-        show: called with the memory plan before anything is allocated.
-        facts: of the device; asked of the driver if None.
+        show: gets the plan of the device's memory before any of it is taken.
+        facts: of the GPU; asked of the driver if None.
 
     Raises:
-        MissingDependencyError: FAISS for GPUs is not installed, or there is no GPU.
-        DeviceMemoryError: it does not fit; the message has the figures.
-        EngineError: FAISS could not make the index.
+        MissingDependencyError: no FAISS for GPUs, no cuda-python, or no GPU.
+        DeviceMemoryError: it does not fit; the message holds the figures.
+        EngineError: the catalog is empty, or FAISS could not make the index.
     """
     settings = settings or GpuRecallSettings()
     if dense.count < 1:
-        raise EngineError("The catalog is empty: there is nothing to put on a GPU.")
-    faiss = require_gpu_faiss()
+        raise EngineError(_EMPTY)
+    require_gpu_faiss()
     if facts is None:
         try:
-            facts = device_facts(settings.device)
+            facts = device_facts(device)
         except IndexError as error:
             raise MissingDependencyError(str(error)) from error
-    device = DevicePlan(
-        others,
-        facts.free_bytes,
-        facts.total_bytes,
-        settings.reserve_mb * MIB,
-        f"{facts.name} {facts.ordinal}",
+    empty = DevicePlan(
+        others, facts.free_bytes, facts.total_bytes, reserve_bytes, f"{facts.name} {facts.ordinal}"
     )
-    wanted = plan_recall(dense.count, dense.dim, settings, device)
-    plan = device.with_parts(wanted.parts())
+    wanted = plan_recall(dense.count, dense.dim, settings, empty)
+    plan = empty.with_parts(wanted.parts())
     if show is not None:
         show(plan.table())
-    plan.check()
+    return build_recall(dense, wanted, plan.check(), settings, device=device, stream=stream)
+
+
+def build_recall(
+    dense: DenseIndex,
+    wanted: RecallPlan,
+    plan: DevicePlan,
+    settings: GpuRecallSettings,
+    *,
+    device: int = 0,
+    stream: Any = None,
+) -> OpenRecall:
+    """Make what was planned.
+
+    Args:
+        dense: the snapshot's vector index.
+        wanted: of :func:`plan_recall`, which ``plan`` has room for.
+        plan: the device's memory.
+        settings: of recall.
+        device: ordinal of the GPU.
+        stream: see :func:`open_recall`.
+
+    Raises:
+        MissingDependencyError: no FAISS for GPUs, or no GPU.
+        EngineError: FAISS could not make the index.
+    """
+    faiss = require_gpu_faiss()
     handle = int(stream.handle) if stream is not None else 0
     gpu = GpuIndex(
         wanted.index,
         dense.vectors,
         centroids=centroids_of(faiss, dense.to_faiss()) if dense.info.kind == "ivf" else None,
-        device=settings.device,
+        device=device,
         stream=handle,
         temp_bytes=wanted.temp_bytes,
         use_cuvs=settings.use_cuvs,
         faiss=faiss,
     )
-    if wanted.exact_filters:  # after the index, whose making takes more than its being
-        gpu.exact = DeviceMatrix(dense.vectors, device=settings.device, stream=handle)
+    try:
+        if wanted.exact_filters:  # after the index, whose making takes more than its being
+            gpu.exact = DeviceMatrix(dense.vectors, device=device, stream=handle)
+    except BaseException:
+        gpu.close()
+        raise
     policy = CoalescePolicy(settings.max_batch, settings.max_delay_ms / 1e3, settings.max_waiting)
     dispatcher = Dispatcher(gpu, policy=policy)
     return OpenRecall(FallbackIndex(dispatcher, dense, max_k=gpu.max_k), gpu, dispatcher, plan, stream)

@@ -21,8 +21,8 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from searchpipe.device.plan import MIB, DeviceMemoryError
-from searchpipe.errors import ConfigError
+from searchpipe.device.plan import MIB
+from searchpipe.errors import ConfigError, DeviceMemoryError
 
 IndexKind = Literal["flat", "ivf-flat", "ivf-pq", "cagra"]
 Codes = Literal["float32", "float16", "pq"]

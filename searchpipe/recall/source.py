@@ -8,7 +8,7 @@ import numpy as np
 
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.deadline import QueryCancelled
-from searchpipe.recall.dispatcher import RecallTimeoutError
+from searchpipe.errors import RecallTimeoutError
 from searchpipe.recall.fallback import FallbackIndex
 from searchpipe.stages.base import Work
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from searchpipe.arrays import Float32
 from searchpipe.errors import ClosedError, EngineError, PipelineError
+from searchpipe.runtime.forecast import Forecaster
 
 if TYPE_CHECKING:
     from searchpipe import _core
@@ -22,11 +23,15 @@ State = Literal["untried", "opening", "serving", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a link opens: an executor, and what to call once its scorer was closed."""
+    """What a link opens: an executor, and what to call once its scorer was closed.
+
+    ``on_gpu``: it runs on a GPU, has device memory to offer, and its buckets' costs were measured.
+    """
 
     executor: _core.Executor
     close: Callable[[], None]
     description: str = ""
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class _Serving:
     place: int
     scorer: _core.Scorer
     opened: Opened
+    forecaster: Forecaster | None = None  # on a GPU
 
 
 class EngineChain:
@@ -106,6 +112,12 @@ class EngineChain:
         """Name of the link that answers now; empty while the next is opened and after the last failed."""
         serving = self._serving
         return self._links[serving.place].name if serving is not None else ""
+
+    @property
+    def forecaster(self) -> Forecaster | None:
+        """Predicts requests on the link that answers now; None if its costs are unknown, or none answers."""
+        serving = self._serving
+        return serving.forecaster if serving is not None else None
 
     @property
     def scorer(self) -> _core.Scorer:
@@ -241,7 +253,8 @@ class EngineChain:
                 continue
             self._states[index].state = "serving"
             self._states[index].description = opened.description
-            return _Serving(index, scorer, opened)
+            forecaster = Forecaster(opened.executor) if opened.on_gpu else None
+            return _Serving(index, scorer, opened, forecaster)
         return None
 
     def _fail(self, place: int, reason: str) -> None:

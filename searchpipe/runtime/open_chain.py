@@ -92,4 +92,4 @@ def _onnx_cpu(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -
 
 
 def _opened(engine: DeviceEngine) -> Opened:
-    return Opened(engine.executor, engine.close, engine.describe())
+    return Opened(engine.executor, engine.close, engine.describe(), on_gpu=True)

@@ -11,6 +11,7 @@ from searchpipe.errors import ModelError
 from searchpipe.models.settings import LocalModel
 from searchpipe.models.tokenizer import TextTokenizer
 from searchpipe.runtime.engine_chain import EngineChain, Submit
+from searchpipe.runtime.forecast import Forecast
 
 if TYPE_CHECKING:
     from searchpipe import _core
@@ -90,7 +91,12 @@ class ChainPairScorer:
             EngineError: the engine failed or none is ready.
             OverloadedError, ClosedError: the queue is full, the engine closed.
         """
-        return self._logits(self.chain.run(self._request(query_ids, store, docs, deadline, priority)))
+        request = self._request(query_ids, store, docs, deadline, priority)
+        forecaster = self.chain.forecaster
+        if forecaster is None:
+            return self._logits(self.chain.run(request))
+        with forecaster.running(len(docs)):
+            return self._logits(self.chain.run(request))
 
     async def score_async(
         self,
@@ -104,6 +110,11 @@ class ChainPairScorer:
         """As :meth:`score`, without blocking the event loop."""
         request = self._request(query_ids, store, docs, deadline, priority)
         return self._logits(await self.chain.run_async(request))
+
+    def predict(self, lengths: Int32) -> Forecast | None:
+        """How long :meth:`score` of rows with these ``lengths`` would take now; None if nobody knows."""
+        forecaster = self.chain.forecaster
+        return forecaster.predict(lengths) if forecaster is not None else None
 
     def tokens_of(self, query_ids: Int32, store: _core.TokenStore, docs: Int32) -> tuple[int, int]:
         """Rows and width (tokens) of ``docs`` in one batch, for a cost model."""

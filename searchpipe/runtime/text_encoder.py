@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from searchpipe.arrays import Float32, Int32
 from searchpipe.errors import ModelError
 from searchpipe.models.settings import LocalModel
 from searchpipe.models.tokenizer import TextTokenizer
 from searchpipe.runtime.engine_chain import EngineChain, Submit
-
-if TYPE_CHECKING:
-    pass
+from searchpipe.runtime.forecast import Forecast
 
 
 class ChainTextEncoder:
@@ -56,9 +53,20 @@ class ChainTextEncoder:
             EngineError: the engine failed, none is ready, or it has no device memory to offer.
             OverloadedError, ClosedError: the queue is full, the engine closed.
         """
-        return self.chain.run(self._request(token_ids, deadline, priority, device_output)).reshape(
-            -1, self.dim
-        )
+        request = self._request(token_ids, deadline, priority, device_output)
+        forecaster = self.chain.forecaster
+        if forecaster is None:
+            return self.chain.run(request).reshape(-1, self.dim)
+        with forecaster.running(len(token_ids)):
+            return self.chain.run(request).reshape(-1, self.dim)
+
+    def predict(self, lengths: Int32) -> Forecast | None:
+        """How long :meth:`encode` of rows with these ``lengths`` (special tokens included) would take now.
+
+        None if nobody knows.
+        """
+        forecaster = self.chain.forecaster
+        return forecaster.predict(lengths) if forecaster is not None else None
 
     async def encode_async(
         self, token_ids: Sequence[Int32], *, deadline: float | None = None, priority: int = 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from typing import Protocol, cast
 
 import numpy as np
 
 from searchpipe.arrays import Float32, Int32
+from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.stages.base import Work
+from searchpipe.stages.forecasting import ForecastingEncoder, begin_by
 
 
 class Encoder(Protocol):
@@ -28,8 +31,9 @@ class Encode:
     """Fills ``vector``, unless the engine cannot be had in time: recall is then lexical alone.
 
     Args:
-        encoder: makes the vectors.
-        gate: shared with the other stages that run models on the same cores.
+        encoder: makes the vectors; perhaps a :class:`searchpipe.stages.forecasting.ForecastingEncoder`.
+        gate: shared with the other stages that run models on the same cores; an encoder that predicts
+            merges its callers itself and needs none.
         model: its name, for :meth:`describe`.
     """
 
@@ -40,6 +44,7 @@ class Encode:
 
     def __init__(self, encoder: Encoder, gate: ComputeGate, *, model: str = "encoder") -> None:
         self._encoder = encoder
+        self._forecasting = cast(ForecastingEncoder, encoder) if hasattr(encoder, "predict") else None
         self._gate = gate
         self._model = model
 
@@ -47,23 +52,57 @@ class Encode:
         """Encode the query."""
         assert work.tokens is not None
         size = len(work.tokens) + 2  # [CLS] and [SEP]
-        cost = work.costs.predict(self.name, size) or 0.0
-        if cost > work.allowance():
-            work.costs.relax(self.name, size)
-            work.degrade("deadline", "dense recall")
+        vector = self._request(work, size) if self._forecasting is not None else self._step(work, size)
+        if vector is None:
             return
-        # Before the scorer: an encoded query is worth more than one more scored pair.
-        with self._gate.enter(work, priority=0, timeout_s=work.allowance() - cost) as passed:
-            if not passed:
-                work.degrade("busy", "dense recall")
-                return
-            with work.step(self.name, size):
-                vector = self._encoder.encode([work.tokens])[0]
         if not np.all(np.isfinite(vector)):
             work.degrade("bad_scores", "dense recall")
             return
         work.vector = vector
         work.decision = f"{len(work.tokens)} tokens"
+
+    def _request(self, work: Work, size: int) -> Float32 | None:
+        """Ask an engine that merges its callers; None if it was given up."""
+        encoder = self._forecasting
+        assert encoder is not None
+        assert work.tokens is not None
+        deadline = None
+        if not work.deadline.unlimited:
+            forecast = encoder.predict(np.array([size], np.int32))
+            if forecast is None:
+                return self._step(work, size)
+            allowance = work.allowance()
+            if forecast.wait_s + forecast.run_s > allowance:
+                work.degrade("busy" if forecast.run_s <= allowance else "deadline", "dense recall")
+                return None
+            deadline = begin_by(allowance, forecast)
+        try:
+            with work.step(f"{self.name} request", size):
+                vector: Float32 = encoder.encode([work.tokens], deadline=deadline)[0]
+        except OverloadedError:
+            work.degrade("busy", "dense recall")
+            return None
+        if deadline is not None and time.monotonic() >= deadline and np.isnan(vector).all():
+            work.degrade("busy", "dense recall")
+            return None
+        return vector
+
+    def _step(self, work: Work, size: int) -> Float32 | None:
+        """Run the model on this query alone, if the cost model says that it fits; None if it was given up."""
+        assert work.tokens is not None
+        cost = work.costs.predict(self.name, size) or 0.0
+        if cost > work.allowance():
+            work.costs.relax(self.name, size)
+            work.degrade("deadline", "dense recall")
+            return None
+        # Before the scorer: an encoded query is worth more than one more scored pair.
+        with self._gate.enter(work, priority=0, timeout_s=work.allowance() - cost) as passed:
+            if not passed:
+                work.degrade("busy", "dense recall")
+                return None
+            with work.step(self.name, size):
+                vector: Float32 = self._encoder.encode([work.tokens])[0]
+        return vector
 
     def describe(self) -> str:
         """One line: what it does with which settings."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+from typing import Protocol, cast
 
 import numpy as np
 
 from searchpipe._core import TokenStore
-from searchpipe.arrays import Array, Float32, Int32
+from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.candidates import Candidates
+from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
+from searchpipe.runtime.forecast import Forecast
 from searchpipe.stages.base import Work
+from searchpipe.stages.forecasting import ForecastingScorer, begin_by
+
+_MARGIN = 1.2
+"""Of a predicted request, for what the prediction does not see; less would make whole requests late."""
 
 
 class PairScorer(Protocol):
@@ -31,9 +38,10 @@ class PairScorer(Protocol):
 class Score:
     """Blends a cross-encoder's opinion into the order of the first ``depth`` candidates.
 
-    Candidates are scored from the best down, in doubling steps that the cost model says
-    fit into what is left of the budget; those that no time was left for keep
-    their order behind the scored ones. The blended score is
+    Candidates are scored from the best down; those that no time was left for keep
+    their order behind the scored ones. A scorer that predicts its own costs gets, in one
+    request, as many as it says will be done within what is left of the budget; another one
+    gets doubling steps that the cost model says fit. The blended score is
     ``weight * sigmoid(logit / temperature) + (1 - weight) * place``, where place falls linearly
     from 1 at the first candidate to 0 at the ``depth``-th, so that it does not
     depend on how many were scored.
@@ -41,11 +49,12 @@ class Score:
     Raw logits are kept under ``score``, the blended ones under ``blend``.
 
     Args:
-        scorer: the engine.
+        scorer: the engine; perhaps a :class:`searchpipe.stages.forecasting.ForecastingScorer`.
         store: the documents' token ids.
-        gate: shared with the other stages that run models on the same cores.
+        gate: shared with the other stages that run models on the same cores; a scorer that predicts
+            merges its callers itself and needs none.
         depth: candidates to score at most.
-        step_rows: pairs in one step at most; the answer can be late by one step.
+        step_rows: pairs in one step at most, unless the scorer predicts. The answer can be late by one step.
         weight: of the cross-encoder against the order before it, 0 to 1.
         temperature: of the sigmoid, in logits.
         model: its name, for :meth:`describe`.
@@ -69,6 +78,7 @@ class Score:
         model: str = "cross-encoder",
     ) -> None:
         self._scorer = scorer
+        self._forecasting = cast(ForecastingScorer, scorer) if hasattr(scorer, "predict") else None
         self._store = store
         self._gate = gate
         self._depth = depth
@@ -87,23 +97,61 @@ class Score:
             return
         docs = candidates.docs[:wanted]
         lengths = self._scorer.lengths(work.pair_tokens, self._store, docs)
-        # Without a limit every pair will be scored, so the order is free: rows
-        # of like length share a step and pad the least.
-        order = np.argsort(-lengths, kind="stable") if work.deadline.unlimited else np.arange(wanted)
         logits = np.full(wanted, np.nan, np.float32)
-        done = self._score_steps(work, docs, lengths, order, logits)
-        bad = int(np.count_nonzero(~np.isfinite(logits[order[:done]])))
+        tried = self._score_at_once(work, docs, lengths, logits)
+        if tried is None:
+            tried = self._score_steps(work, docs, lengths, logits)
+        finite = np.isfinite(logits)
+        done = int(np.count_nonzero(tried))
+        bad = done - int(np.count_nonzero(finite))
         if bad:
             work.degrade("bad_scores", f"{bad} of {done} scores", bad / wanted)
-        if np.isfinite(logits).any():
+        if bad < done:
             work.candidates = self._blend(candidates, logits)
             work.orders["score"] = work.candidates.docs
         work.decision = f"{done} of {wanted} pairs"
 
-    def _score_steps(self, work: Work, docs: Int32, lengths: Int32, order: Array, logits: Float32) -> int:
-        """Fill ``logits`` step by step along ``order``; returns how many were scored."""
+    def _score_at_once(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> Bool | None:
+        """Fill ``logits`` by one request; returns which pairs were tried, None if nobody can predict."""
+        scorer = self._forecasting
+        if scorer is None:
+            return None
+        assert work.pair_tokens is not None
+        wanted = rows = len(docs)
+        tried = np.zeros(wanted, bool)
+        deadline = None
+        if not work.deadline.unlimited:
+            allowance = work.allowance()
+            fitting = _fitting(scorer, lengths, allowance)
+            if fitting is None:
+                return None
+            rows, forecast = fitting
+            if not rows:
+                reason = "busy" if _MARGIN * forecast.run_s <= allowance else "deadline"
+                self._give_up(work, reason, 0, wanted)
+                return tried
+            deadline = begin_by(allowance, forecast)
+        try:
+            with work.step(f"{self.name} request", int(lengths[:rows].sum())):
+                logits[:rows] = scorer.score(work.pair_tokens, self._store, docs[:rows], deadline=deadline)
+        except OverloadedError:
+            self._give_up(work, "busy", 0, wanted)
+            return tried
+        tried[:rows] = True
+        if deadline is not None and time.monotonic() >= deadline:
+            tried &= ~np.isnan(logits)
+        done = int(np.count_nonzero(tried))
+        if done < wanted:
+            self._give_up(work, "shortened" if done else "busy", done, wanted)
+        return tried
+
+    def _score_steps(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> Bool:
+        """Fill ``logits`` step by step; returns which pairs were tried."""
         wanted, done = len(docs), 0
         assert work.pair_tokens is not None
+        # Without a limit every pair will be scored, so the order is free: rows
+        # of like length share a step and pad the least.
+        order = np.argsort(-lengths, kind="stable") if work.deadline.unlimited else np.arange(wanted)
         while done < wanted:
             ahead = order[done : done + self._step_rows]
             width = int(lengths[ahead].max())
@@ -127,9 +175,15 @@ class Score:
                         done += rows
                         continue
                 reason = "busy"
-            work.degrade(reason, f"scored {done} of {wanted} candidates", 1 - done / wanted)
+            self._give_up(work, reason, done, wanted)
             break
-        return done
+        tried = np.zeros(wanted, bool)
+        tried[order[:done]] = True
+        return tried
+
+    @staticmethod
+    def _give_up(work: Work, reason: str, done: int, wanted: int) -> None:
+        work.degrade(reason, f"scored {done} of {wanted} candidates", 1 - done / wanted)
 
     def _blend(self, candidates: Candidates, logits: Float32) -> Candidates:
         n = len(candidates)
@@ -149,6 +203,28 @@ class Score:
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
-        return (
-            f"{self._model}, up to {self._depth} pairs in steps of {self._step_rows}, weight {self._weight:g}"
-        )
+        steps = "at once" if self._forecasting is not None else f"in steps of {self._step_rows}"
+        return f"{self._model}, up to {self._depth} pairs {steps}, weight {self._weight:g}"
+
+
+def _fitting(scorer: ForecastingScorer, lengths: Int32, allowance_s: float) -> tuple[int, Forecast] | None:
+    """The most of the first pairs that will be done in time, and their forecast; that of one if none will.
+
+    None if the scorer cannot tell.
+    """
+    low, high = 0, len(lengths)
+    rows, best = high, None
+    while True:
+        forecast = scorer.predict(lengths[:rows])
+        if forecast is None:
+            return None
+        if forecast.wait_s + _MARGIN * forecast.run_s <= allowance_s:
+            low, best = rows, forecast
+        else:
+            high = rows - 1
+        if low >= high:
+            break
+        rows = (low + high + 1) // 2
+    if best is None:
+        best = forecast if rows == 1 else scorer.predict(lengths[:1])
+    return None if best is None else (low, best)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchpipe.device.estimates import TransformerShape, activations_part, ring_part, weights_part
-from searchpipe.device.plan import MIB, DeviceMemoryError, DevicePlan, Part
-from searchpipe.errors import EngineError
+from searchpipe.device.plan import MIB, DevicePlan, Part
+from searchpipe.errors import DeviceMemoryError, EngineError
 
 sizes = st.integers(0, 1 << 40)
 parts = st.lists(st.builds(Part, st.text("abc", min_size=1), sizes, st.just(""), sizes), max_size=8)

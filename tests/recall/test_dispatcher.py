@@ -8,8 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from searchpipe.errors import ClosedError, EngineError, OverloadedError, QueryError
-from searchpipe.recall.dispatcher import Dispatcher, RecallTimeoutError
+from searchpipe.errors import ClosedError, EngineError, OverloadedError, QueryError, RecallTimeoutError
+from searchpipe.recall.dispatcher import Dispatcher
 from searchpipe.recall.lookup import Found
 from searchpipe.recall.policy import CoalescePolicy
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from searchpipe.errors import ClosedError, ConfigError, EngineError, OverloadedError, QueryError
-from searchpipe.recall.dispatcher import RecallTimeoutError
+from searchpipe.errors import (
+    ClosedError,
+    ConfigError,
+    EngineError,
+    OverloadedError,
+    QueryError,
+    RecallTimeoutError,
+)
 from searchpipe.recall.fallback import Breaker, FallbackIndex
 
 QUERY = np.ones(4, np.float32)

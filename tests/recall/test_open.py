@@ -11,8 +11,8 @@ from searchpipe.catalog.dense import DenseIndex
 from searchpipe.catalog.dense_writer import DenseWriter
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.device.facts import DeviceFacts
-from searchpipe.device.plan import MIB, DeviceMemoryError, DevicePlan, Part
-from searchpipe.errors import EngineError
+from searchpipe.device.plan import MIB, DevicePlan, Part
+from searchpipe.errors import DeviceMemoryError, EngineError
 from searchpipe.recall import open as opening
 from searchpipe.recall.exact_gpu import DeviceMatrix
 from searchpipe.recall.open import open_recall, plan_recall
@@ -50,8 +50,8 @@ def on_fake_or_gpu(monkeypatch, faiss_gpu):
 def test_every_cpu_snapshot_is_searched_on_a_gpu(snapshot, on_fake_or_gpu, queries, kind, index):
     dense = snapshot(kind)
     shown = []
-    settings = GpuRecallSettings(index=index, lists=32, probes=32, reserve_mb=16)
-    recall = open_recall(dense, settings, facts=on_fake_or_gpu, show=shown.append)
+    settings = GpuRecallSettings(index=index, lists=32, probes=32)
+    recall = open_recall(dense, settings, reserve_bytes=16 * MIB, facts=on_fake_or_gpu, show=shown.append)
     assert "recall index" in shown[0]
     for query in queries[:4]:
         docs, scores, reason = recall.index.search_saying(query, 20)
@@ -101,14 +101,12 @@ def test_without_a_gpu_the_reason_is_said(snapshot, faiss_gpu):
 
 def test_the_copy_for_filters_never_costs_the_index_its_precision(monkeypatch):
     monkeypatch.setattr(opening, "_has_cupy", lambda: True)
-    settings = GpuRecallSettings(reserve_mb=0, temp_mb=16)
+    settings = GpuRecallSettings(temp_mb=16)
     seen = set()
     for gib in (1, 1.5, 2, 3, 4, 8):
         device = DevicePlan((), int(gib * GIB), int(gib * GIB), 0)
         with_copy = plan_recall(1_000_000, 384, settings, device)
-        without = plan_recall(
-            1_000_000, 384, GpuRecallSettings(exact_filters=False, reserve_mb=0, temp_mb=16), device
-        )
+        without = plan_recall(1_000_000, 384, GpuRecallSettings(exact_filters=False, temp_mb=16), device)
         assert with_copy.index == without.index
         device.with_parts(with_copy.parts()).check()
         seen.add(with_copy.exact_filters)
@@ -125,4 +123,4 @@ def test_recall_may_be_given_less_than_is_free(monkeypatch):
 
 
 def test_the_settings_are_a_table_of_the_configuration():
-    assert convert({"use": "off", "max_delay_ms": 0.2}, GpuRecallSettings).max_delay_ms == 0.2
+    assert convert({"use": "never", "max_delay_ms": 0.2}, GpuRecallSettings).max_delay_ms == 0.2

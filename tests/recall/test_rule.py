@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from searchpipe.device.plan import MIB, DeviceMemoryError
-from searchpipe.errors import ConfigError
+from searchpipe.device.plan import MIB
+from searchpipe.errors import ConfigError, DeviceMemoryError
 from searchpipe.recall.rule import (
     FLAT_ELEMENTS,
     KINDS,

@@ -9,8 +9,8 @@ import pytest
 
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Deadline, QueryCancelled
+from searchpipe.errors import RecallTimeoutError
 from searchpipe.query import Query
-from searchpipe.recall.dispatcher import RecallTimeoutError
 from searchpipe.recall.source import SharedDense
 from searchpipe.stages.base import Work
 from searchpipe.stages.recall import Recall

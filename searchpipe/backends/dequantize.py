@@ -1,112 +1,108 @@
 """Float32 ONNX files from the int8 ones: same graph and names, so ONNX Runtime fuses their attention.
 
-Tracing a rebuilt PyTorch model instead gives a graph that the fusions do not know. Two forms of 8-bit
-weights are understood: dynamic quantisation (DynamicQuantizeLinear and MatMulInteger, embeddings through
+The weights that packages publish are made for CPUs, in 8 bits, which no GPU runtime takes. Two forms are
+understood: dynamic quantisation (DynamicQuantizeLinear and MatMulInteger, embeddings through
 DequantizeLinear), and weights that the graph itself multiplies with their scales (Cast and Mul).
 """
 
 from __future__ import annotations
 
-import importlib
+import hashlib
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from searchpipe.arrays import Float32
+from searchpipe.backends.onnx_graph import OnnxGraph
+from searchpipe.errors import ModelError
+from searchpipe.models.cache import sha256_of
 
+# Part of the cache's key: raise it when the rewrite changes.
+_REWRITE_VERSION = 1
+# Older exports write attention out of many small operations, and prepare_onnx wants this one at least.
+_OPSET = 13
 _QUANTIZED = {"DynamicQuantizeLinear", "MatMulInteger", "DequantizeLinear"}
+_NAME_ANOTHER = "Name an fp32 export of the model for the GPU (gpu.encoder.model or gpu.scorer.model)."
 _HIDDEN = -10000.0
 """Added to the logit of a padding token: BERT's own constant, and within half precision."""
 
 
-def dequantize(source: Path, out: Path, *, heads: int = 12) -> None:
-    """Write the model ``source`` with float32 weights, and activations that nothing rounds, to ``out``.
+def float_model(source: Path, folder: Path, *, sha256: str = "") -> Path:
+    """Return ``source`` itself if a GPU can take its weights, else its float32 twin in ``folder``.
+
+    The twin's name holds the hash of the source, so that one folder serves any number of models; it is
+    made only if it is not there.
 
     Args:
-        source: int8 ONNX file of a BERT-like model.
-        out: the file to write; replaced at once, or not at all.
-        heads: attention heads, for files whose attention has to be written anew.
+        source: ONNX file of a BERT-like model.
+        folder: for the twins; made when it is needed.
+        sha256: of ``source``, if it is known.
 
     Raises:
-        ValueError: the file quantises in a form not known here.
+        ModelError: the file is not ONNX or quantised in a form not known here, or the twin cannot be written.
+        MissingDependencyError: the package onnx is not installed.
     """
-    onnx = importlib.import_module("onnx")
-    model = onnx.load(str(source))
-    graph = _Graph(onnx, model.graph)
+    try:
+        digest = sha256 or sha256_of(source)
+    except OSError as error:
+        raise ModelError(f"{source} cannot be read: {error.strerror or error}.") from error
+    key = hashlib.sha256(f"float {_REWRITE_VERSION} {digest}".encode()).hexdigest()
+    target = folder / f"{source.stem}-{key[:16]}.float.onnx"
+    if target.exists():
+        return target
+    graph = OnnxGraph(source)
+    if not needs_rewrite(graph):
+        return source
+    try:
+        _rewritten(graph).save(target)
+    except OSError as error:
+        raise ModelError(
+            f"The float32 model {target} cannot be written: {error.strerror or error}.",
+            cure="Set SEARCHPIPE_CACHE to a folder that this user can write.",
+        ) from error
+    return target
+
+
+def needs_rewrite(graph: OnnxGraph) -> bool:
+    """Whether the model holds 8-bit weights, or attention in a form that no fusion knows."""
+    quantized = bool(graph.kinds & _QUANTIZED) or graph.has_weights_of("INT8", "UINT8")
+    return quantized or _has_foreign_attention(graph)
+
+
+def dequantize(source: Path, out: Path) -> None:
+    """Write the model ``source`` with float32 weights, and activations that nothing rounds, to ``out``.
+
+    Raises:
+        ModelError: the file is not ONNX, or quantises in a form not known here.
+        MissingDependencyError: the package onnx is not installed.
+        OSError: ``out`` cannot be written; nothing is left behind.
+    """
+    _rewritten(OnnxGraph(source)).save(out)
+
+
+def _has_foreign_attention(graph: OnnxGraph) -> bool:
+    return "IsNaN" in graph.kinds or graph.opset < _OPSET
+
+
+def _rewritten(graph: OnnxGraph) -> OnnxGraph:
     _fold_gathered(graph)
     _fold_scaled(graph)
     _replace_products(graph)
-    if any(node.op_type == "IsNaN" for node in graph.nodes):
-        _rewrite_attention(graph, heads)
     graph.drop_unused()
-    left = sorted({node.op_type for node in graph.nodes} & _QUANTIZED)
+    if _has_foreign_attention(graph):
+        if graph.opset < _OPSET:
+            graph = graph.upgraded(_OPSET)
+        _rewrite_attention(graph)
+        graph.drop_unused()
+    left = sorted(graph.kinds & _QUANTIZED)
     if left:
-        raise ValueError(f"{source} is quantised in an unknown form: {', '.join(left)} are left.")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        onnx.save(model, str(temporary))
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-class _Graph:
-    """An ONNX graph with its nodes by what they make and what they read; one thread."""
-
-    def __init__(self, onnx: Any, proto: Any) -> None:
-        self.onnx = onnx
-        self.proto = proto
-        self.nodes = proto.node
-        self._tensors = {tensor.name: tensor for tensor in proto.initializer}
-        self.maker = {name: node for node in self.nodes for name in node.output}
-        self.readers: dict[str, list[Any]] = {}
-        for node in self.nodes:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-
-    def constant(self, name: str) -> Any:
-        """An initializer as an array; None if ``name`` is none."""
-        tensor = self._tensors.get(name)
-        return None if tensor is None else self.onnx.numpy_helper.to_array(tensor)
-
-    def add_constant(self, name: str, value: Any) -> str:
-        tensor = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
-        self.proto.initializer.append(tensor)
-        self._tensors[name] = tensor
-        return name
-
-    def reader(self, name: str, kind: str) -> Any:
-        """The one node that reads ``name``.
-
-        Raises:
-            ValueError: there is another number of them, or it is not a ``kind``.
-        """
-        found = self.readers.get(name, [])
-        if [node.op_type for node in found] != [kind]:
-            raise ValueError(f"{name} is read by {[node.op_type for node in found]}, expected one {kind}.")
-        return found[0]
-
-    def replace(self, node: Any, kind: str, inputs: list[str], output: str) -> None:
-        """Make ``node`` another operation, in its place."""
-        name = node.name
-        node.CopyFrom(self.onnx.helper.make_node(kind, inputs, [output], name=name))
-
-    def drop_unused(self) -> None:
-        """Remove nodes and initializers that no output needs."""
-        needed = {node.name for node in self.proto.output}
-        kept = []
-        for node in reversed(self.nodes):
-            if needed & set(node.output):
-                kept.append(node)
-                needed |= set(node.input)
-        del self.nodes[:]
-        self.nodes.extend(reversed(kept))
-        tensors = [tensor for tensor in self.proto.initializer if tensor.name in needed]
-        del self.proto.initializer[:]
-        self.proto.initializer.extend(tensors)
+        raise ModelError(
+            f"{graph.path} is quantised in an unknown form: {', '.join(left)} are left.",
+            cure=_NAME_ANOTHER,
+        )
+    return graph
 
 
 def _weights(stored: Any, scale: Any, zero: Any) -> Float32:
@@ -114,7 +110,7 @@ def _weights(stored: Any, scale: Any, zero: Any) -> Float32:
     return whole
 
 
-def _fold_gathered(graph: _Graph) -> None:
+def _fold_gathered(graph: OnnxGraph) -> None:
     """Gather(8-bit table), DequantizeLinear -> Gather(float32 table)."""
     for node in graph.nodes:
         if node.op_type != "DequantizeLinear":
@@ -123,12 +119,14 @@ def _fold_gathered(graph: _Graph) -> None:
         gather = graph.maker[node.input[0]]
         table = graph.constant(gather.input[0])
         if gather.op_type != "Gather" or table is None or scale.size != 1:
-            raise ValueError(f"{node.name} dequantises what is not a row of a table with one scale.")
+            raise ModelError(
+                f"{graph.path}: {node.name} dequantises what is not a row of a table with one scale."
+            )
         name = graph.add_constant(f"{gather.input[0]}_float", _weights(table, scale, zero))
         graph.replace(node, "Gather", [name, gather.input[1]], node.output[0])
 
 
-def _fold_scaled(graph: _Graph) -> None:
+def _fold_scaled(graph: OnnxGraph) -> None:
     """Cast(8-bit weights), Mul(scale) -> an initializer of the name of the product."""
     for node in graph.nodes:
         stored = graph.constant(node.input[0]) if node.op_type == "Cast" else None
@@ -141,7 +139,7 @@ def _fold_scaled(graph: _Graph) -> None:
         product.output[0] += "_folded"
 
 
-def _replace_products(graph: _Graph) -> None:
+def _replace_products(graph: OnnxGraph) -> None:
     """DynamicQuantizeLinear, MatMulInteger, Cast, Mul(scales) -> MatMul of float32."""
     for node in graph.nodes:
         if node.op_type != "MatMulInteger":
@@ -161,15 +159,15 @@ def _replace_products(graph: _Graph) -> None:
         graph.replace(node, "MatMul", [left, right], output)
 
 
-def _float_of(graph: _Graph, name: str) -> str:
+def _float_of(graph: OnnxGraph, name: str) -> str:
     quantize = graph.maker.get(name)
     if quantize is None or quantize.op_type != "DynamicQuantizeLinear":
-        raise ValueError(f"{name} is not the output of a DynamicQuantizeLinear.")
+        raise ModelError(f"{graph.path}: {name} is not the output of a DynamicQuantizeLinear.")
     found: str = quantize.input[0]
     return found
 
 
-def _rewrite_attention(graph: _Graph, heads: int) -> None:
+def _rewrite_attention(graph: OnnxGraph) -> None:
     """Attention as softmax(q k' / sqrt(d) + mask) v in the operations that the fusion looks for.
 
     What PyTorch writes for its scaled_dot_product_attention scales q and k apart and guards against
@@ -195,6 +193,7 @@ def _rewrite_attention(graph: _Graph, heads: int) -> None:
     for query in layers:
         prefix = query.removesuffix("self.query.bias")
         hidden = len(graph.constant(query))
+        heads = _heads(graph, biased[query].output[0], hidden)
         split = graph.add_constant(f"{prefix}split", np.array([0, 0, heads, hidden // heads]))
         merge = graph.add_constant(f"{prefix}merge", np.array([0, 0, hidden]))
         scale = graph.add_constant(f"{prefix}scale", np.float32(math.sqrt(hidden // heads)))
@@ -226,3 +225,20 @@ def _rewrite_attention(graph: _Graph, heads: int) -> None:
     copies = [type(item).FromString(item.SerializeToString()) for item in ordered]
     del graph.nodes[:]
     graph.nodes.extend(copies)
+
+
+def _heads(graph: OnnxGraph, projected: str, hidden: int) -> int:
+    """Attention heads, from the shape [rows, tokens, heads, size] that the query is brought into."""
+    for node in graph.readers.get(projected, []):
+        if node.op_type != "Reshape":
+            continue
+        shape = graph.value(node.input[1])
+        maker = graph.maker.get(node.input[1])
+        if shape is None and maker is not None and maker.op_type == "Concat":
+            shape = graph.value(maker.input[-1])
+        size = int(shape[-1]) if shape is not None and shape.size else 0
+        if size > 0 and hidden % size == 0:
+            return hidden // size
+    raise ModelError(
+        f"{graph.path}: the number of attention heads cannot be told from {projected}.", cure=_NAME_ANOTHER
+    )

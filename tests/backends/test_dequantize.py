@@ -11,7 +11,8 @@ import pytest
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from benchmarks.dequantize import dequantize
+from searchpipe.backends.dequantize import dequantize, float_model
+from searchpipe.errors import ModelError
 from tests.fakes.tiny_onnx import TinyModel
 
 IDS = [[5, 9, 33, 2], [7, 8, 0, 0]]
@@ -53,6 +54,39 @@ def test_an_unknown_form_is_refused_and_leaves_no_file(quantized: Path, tmp_path
     gather = next(node for node in model.graph.node if node.op_type == "Gather")
     gather.op_type = "GatherElements"
     onnx.save(model, str(quantized))
-    with pytest.raises(ValueError, match="not a row of a table"):
+    with pytest.raises(ModelError, match="not a row of a table"):
         dequantize(quantized, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_quantised_model_gets_a_twin_that_is_made_once(quantized: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "prepared"
+    twin = float_model(quantized, folder)
+    assert twin.parent == folder
+    assert not {"MatMulInteger", "DequantizeLinear"} & {n.op_type for n in onnx.load(str(twin)).graph.node}
+    made = twin.stat().st_mtime_ns
+    assert float_model(quantized, folder) == twin
+    assert twin.stat().st_mtime_ns == made
+    assert sorted(path.name for path in folder.iterdir()) == [twin.name]
+    other = quantized.with_name("other.onnx")
+    model = onnx.load(str(quantized))
+    model.doc_string = "another file"
+    onnx.save(model, str(other))
+    assert float_model(other, folder) not in (twin, other)
+
+
+def test_a_float_model_is_taken_as_it_is(tmp_path: Path) -> None:
+    source = TinyModel().save_cross_encoder(tmp_path / "float.onnx")
+    assert float_model(source, tmp_path / "prepared") == source
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_what_cannot_be_read_or_written_is_said(quantized: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        float_model(tmp_path / "absent.onnx", tmp_path)
+    (tmp_path / "rubbish.onnx").write_bytes(b"rubbish")
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        float_model(tmp_path / "rubbish.onnx", tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ModelError, match="cannot be written"):
+        float_model(quantized, tmp_path / "file")
