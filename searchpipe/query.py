@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from searchpipe.errors import QueryError
+
+MAX_PRIORITY = 100
+"""Of a query, upwards and (negative) downwards."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Control characters (Unicode Cc) and the line and paragraph separators.
@@ -23,12 +26,16 @@ class Query:
         k: how many hits the page holds at most.
         filters: which products may be on it, checked; empty for all.
         context: the caller's user and session features, handed to the rankers untouched.
+        priority: higher goes first wherever queries wait for each other.
+        without: stages that the caller switched off.
     """
 
     text: str
     k: int
     filters: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
+    priority: int = 0
+    without: frozenset[str] = frozenset()
 
 
 def clean_text(text: str, max_chars: int) -> str:
@@ -66,3 +73,40 @@ def check_k(k: int, max_k: int) -> int:
             f"k is {value}; it must be 1 to {max_k}.", cure="Raise pipeline.max_k for longer pages."
         )
     return value
+
+
+def check_priority(priority: int) -> int:
+    """The priority as an int.
+
+    Raises:
+        QueryError: not a whole number from ``-MAX_PRIORITY`` to ``MAX_PRIORITY``.
+    """
+    if isinstance(priority, bool) or not hasattr(priority, "__index__"):
+        raise QueryError(f"priority is {priority!r}, which is not a whole number.")
+    value = priority.__index__()
+    if not -MAX_PRIORITY <= value <= MAX_PRIORITY:
+        raise QueryError(
+            f"priority is {value}; it must be {-MAX_PRIORITY} to {MAX_PRIORITY}.", cure="Higher goes first."
+        )
+    return value
+
+
+def check_without(without: Collection[str], optional: Collection[str], essential: Collection[str]) -> frozenset[str]:
+    """The stages to leave out.
+
+    Raises:
+        QueryError: a stage that does not exist, or that no answer can do without.
+    """
+    if isinstance(without, str) or not isinstance(without, Collection):
+        raise QueryError(f"without is {without!r:.60}.", cure="Give a list of names of stages.")
+    for name in without:
+        if name in essential:
+            raise QueryError(
+                f"The stage {name!r} cannot be switched off: there is no answer without it.",
+                cure=f"These can: {', '.join(optional)}.",
+            )
+        if name not in optional:
+            raise QueryError(
+                f"There is no stage {name!r:.60}.", cure=f"These can be switched off: {', '.join(optional)}."
+            )
+    return frozenset(without)

@@ -46,7 +46,9 @@ class StageRunner:
             self._run_stage(place, stage, work)
             work.mark()
             seconds = work.deadline.elapsed() - begin
-            spans.append(Span(stage.name, begin * 1e3, seconds * 1e3, n_in, _size(work), work.decision))
+            spans.append(
+                Span(stage.name, begin * 1e3, seconds * 1e3, n_in, _size(work), work.decision, work.units)
+            )
         total = work.deadline.elapsed()
         work.mark()
         trace = Trace(total * 1e3, work.deadline.budget_s * 1e3, work.longest_step_s * 1e3, tuple(spans))
@@ -55,11 +57,14 @@ class StageRunner:
         )
 
     def _run_stage(self, place: int, stage: Stage, work: Work) -> None:
-        work.stage, work.decision, work.essential = stage.name, "", stage.essential
+        work.stage, work.decision, work.essential, work.units = stage.name, "", stage.essential, 0
+        if stage.name in work.query.without:
+            work.decision = "switched off"
+            return
         missing = [slot for slot in stage.reads if not work.holds(slot)]
         if missing:
-            # An earlier stage that gave up has said why; this one only follows.
-            if not any(d.stage != stage.name for d in work.degradations):
+            # An earlier stage that gave up has said why, or was not wanted; this one only follows.
+            if not work.query.without and not any(d.stage != stage.name for d in work.degradations):
                 work.degrade("missing_input", f"{stage.name} (no {', '.join(missing)})")
             work.decision = f"skipped: no {', '.join(missing)}"
             return

@@ -78,7 +78,9 @@ class Encode:
             deadline = begin_by(allowance, forecast)
         try:
             with work.step(f"{self.name} request", size):
-                vector: Float32 = encoder.encode([work.tokens], deadline=deadline)[0]
+                vector: Float32 = encoder.encode(
+                    [work.tokens], deadline=deadline, priority=work.query.priority
+                )[0]
         except OverloadedError:
             work.degrade("busy", "dense recall")
             return None

@@ -21,9 +21,18 @@ class ForecastingScorer(Protocol):
         ...
 
     def score(
-        self, query_ids: Int32, store: TokenStore, docs: Int32, *, deadline: float | None = None
+        self,
+        query_ids: Int32,
+        store: TokenStore,
+        docs: Int32,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
     ) -> Float32:
-        """Logits float32 ``(n,)``; NaN for pairs not begun by ``deadline``, in ``time.monotonic()``."""
+        """Logits float32 ``(n,)``; NaN for pairs not begun by ``deadline``, in ``time.monotonic()``.
+
+        Higher ``priority`` goes first.
+        """
         ...
 
 
@@ -37,8 +46,13 @@ class ForecastingEncoder(Protocol):
         """When rows of these lengths would be encoded if they were submitted now; None if it cannot tell."""
         ...
 
-    def encode(self, token_ids: list[Int32], *, deadline: float | None = None) -> Float32:
-        """Float32 ``(n, dim)``; NaN for texts not begun by ``deadline``, in ``time.monotonic()``."""
+    def encode(
+        self, token_ids: list[Int32], *, deadline: float | None = None, priority: int = 0
+    ) -> Float32:
+        """Float32 ``(n, dim)``; NaN for texts not begun by ``deadline``, in ``time.monotonic()``.
+
+        Higher ``priority`` goes first.
+        """
         ...
 
 

@@ -39,7 +39,7 @@ class Engine:
     def predict(self, lengths):
         return Forecast(self.wait_s, self.row_s * len(lengths)) if self.known else None
 
-    def score(self, query_ids, store, docs, *, deadline=None):
+    def score(self, query_ids, store, docs, *, deadline=None, priority=0):
         self.requests.append((docs.tolist(), deadline))
         if self.error is not None:
             raise self.error
@@ -47,7 +47,7 @@ class Engine:
             time.sleep(max(0.0, deadline - time.monotonic()))
         return np.array([np.nan if d in self.late else d / 100 for d in docs.tolist()], np.float32)
 
-    def encode(self, token_ids, *, deadline=None):
+    def encode(self, token_ids, *, deadline=None, priority=0):
         self.requests.append(([len(ids) for ids in token_ids], deadline))
         if self.error is not None:
             raise self.error
