@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from searchpipe.assemble_gpu import Wanted, open_engines
+from searchpipe.backends.cores import available_cores
 from searchpipe.errors import ConfigError, ModelError, PipelineError
 from searchpipe.gate import ComputeGate
 from searchpipe.gpu_engines import GpuEngines
@@ -83,6 +85,7 @@ class _Builder:
             "recall" in names and "dense" in config.recall.sources,
         )
         self.engines = open_engines(snapshot, config, wanted)
+        self._pool = self._threads() if self.engines.used and "recall" in names else None
         self._makers: dict[str, Callable[[], Stage]] = {
             "tokenize": self._tokenize,
             "encode": self._encode,
@@ -159,7 +162,14 @@ class _Builder:
             fusion=settings.fusion,
             weights={str(name): weight for name, weight in settings.weights.items()},
             rrf_k=settings.rrf_k,
+            pool=self._pool,
         )
+
+    def _threads(self) -> Executor:
+        """Threads for what the CPU can do while the GPU works; they end with the engines."""
+        pool = ThreadPoolExecutor(available_cores(), "searchpipe-early")
+        self.engines.owned.callback(pool.shutdown, cancel_futures=True)
+        return pool
 
     def _dense(self) -> RecallSource:
         if self.engines.recall is None:

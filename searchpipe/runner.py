@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import QueryCancelled
+from searchpipe.device import nvtx
 from searchpipe.errors import PipelineError
 from searchpipe.page import Page, Span, Trace
-from searchpipe.stages.base import Stage, Work
+from searchpipe.stages.base import EarlyStage, Stage, Work
 
 
 class StageRunner:
@@ -31,6 +33,8 @@ class StageRunner:
         self.costs = costs
         self._shares = shares
         check_stages(self.stages)
+        self._early = [stage for stage in self.stages if isinstance(stage, EarlyStage)]
+        self._ranges = [f"stage:{stage.name}" for stage in self.stages]
 
     def run(self, work: Work, *, snapshot: str = "") -> Page:
         """Answer one query; ``snapshot`` is the version that the page names.
@@ -39,6 +43,10 @@ class StageRunner:
             QueryCancelled: the caller has left.
         """
         spans: list[Span] = []
+        for early in self._early:
+            # A failure is the stage's own, when its turn comes: it will try again then.
+            with suppress(Exception):
+                early.start_early(work)
         for place, stage in enumerate(self.stages):
             work.deadline.check_cancelled()
             begin = work.deadline.elapsed()
@@ -75,7 +83,8 @@ class StageRunner:
             return
         begin = work.deadline.elapsed()
         try:
-            stage.run(work)
+            with nvtx.range(self._ranges[place]):
+                stage.run(work)
         except QueryCancelled:
             raise
         except Exception as error:
@@ -83,7 +92,7 @@ class StageRunner:
             work.decision = f"failed: {error}"
             return
         # `stage:` keeps whole stages apart from the steps inside them.
-        self.costs.observe(f"stage:{stage.name}", 1, work.deadline.elapsed() - begin)
+        self.costs.observe(self._ranges[place], 1, work.deadline.elapsed() - begin)
 
     def _reserve(self, place: int, work: Work) -> float:
         """Seconds to keep for the stages after ``place``: what they cost lately, within their shares."""

@@ -30,6 +30,7 @@ class Work:
         tokens: int32 ``(q,)``, the query's ids for the encoder, without special tokens; None until known.
         pair_tokens: the same for the cross-encoder.
         vector: float32 ``(d,)``, the query's embedding; None until known or if given up.
+        early: stage -> what it began before the first stage ran (:class:`EarlyStage`).
         candidates: best first; None until recalled.
         hits: the finished page; None until built.
         orders: source or stage -> int32 documents in the order that it gave them.
@@ -45,6 +46,7 @@ class Work:
         "deadline",
         "decision",
         "degradations",
+        "early",
         "essential",
         "extras",
         "hits",
@@ -73,6 +75,7 @@ class Work:
         self.orders: dict[str, Int32] = {}
         self.moved: dict[int, str] = {}
         self.extras: dict[str, Any] = {}
+        self.early: dict[str, Any] = {}
         self.degradations: list[Degradation] = []
         self.longest_step_s = 0.0
         self.marked = time.perf_counter() - deadline.elapsed()
@@ -161,4 +164,17 @@ class Stage(Protocol):
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
+        ...
+
+
+@runtime_checkable
+class EarlyStage(Protocol):
+    """A stage that can begin before its turn, because a part of it needs nothing of the stages before it."""
+
+    def start_early(self, work: Work) -> None:
+        """Begin on another thread and leave what was begun in ``work.early``; called before the first stage.
+
+        It must return at once and write no slot. What it raises is not an answer's
+        business: ``run`` then does everything itself.
+        """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,12 +11,18 @@ import numpy as np
 from searchpipe import _core
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.candidates import Candidates
+from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.stages.base import Work
+from searchpipe.stages.early_search import EarlySearch, begin_search
 
 
 class RecallSource(Protocol):
-    """One way to find candidates. ``search`` is called from many threads."""
+    """One way to find candidates. ``search`` is called from many threads.
+
+    A source with a true attribute ``early`` reads nothing of ``work`` but the query, so that it
+    may be searched on another thread while earlier stages run.
+    """
 
     name: str
 
@@ -32,6 +39,7 @@ class Lexical:
     """BM25 over the analysed text."""
 
     name = "lexical"
+    early = True
 
     def __init__(self, index: LexicalIndex) -> None:
         self._index = index
@@ -91,6 +99,7 @@ class Recall:
         fusion: ``rrf`` (reciprocal rank fusion, Cormack et al. 2009) or ``weighted`` (min-max normalised).
         weights: source name -> weight; 1 where none is given.
         rrf_k: the constant of RRF.
+        pool: threads for sources that may be searched early; None to search one source after the other.
     """
 
     name = "recall"
@@ -107,13 +116,28 @@ class Recall:
         fusion: str = "rrf",
         weights: Mapping[str, float] | None = None,
         rrf_k: float = 60.0,
+        pool: Executor | None = None,
     ) -> None:
+        self._pool = pool
         self._sources = list(sources)
         self._mask_of = mask_of
         self._depth = depth
         self._fusion = fusion
         self._weights = dict(weights or {})
         self._rrf_k = rrf_k
+
+    def start_early(self, work: Work) -> None:
+        """Begin to search the sources that need only the query, if there are threads for that."""
+        pool = self._pool
+        if pool is None:
+            return
+        mask = self._mask_of(work.query.filters) if work.query.filters else None
+        if mask is not None and not mask.any():
+            return
+        depth = max(self._depth, work.query.k)
+        for source in self._sources:
+            if getattr(source, "early", False) and source.ready(work):
+                work.early[source.name] = begin_search(pool, source, work, depth, mask)
 
     def run(self, work: Work) -> None:
         """Ask the sources and fuse what they give."""
@@ -125,16 +149,35 @@ class Recall:
         depth = max(self._depth, work.query.k)
         found: dict[str, tuple[Int32, Float32]] = {}
         failures: list[Exception] = []
-        for source in self._sources:
+        early: dict[str, EarlySearch] = {
+            s.name: work.early[s.name] for s in self._sources if s.name in work.early
+        }
+        # What runs already is joined last.
+        for source in sorted(self._sources, key=lambda s: s.name in early) if early else self._sources:
             if not source.ready(work):
                 continue
-            if found and work.allowance() <= (work.costs.predict(source.name, depth) or 0.0):
+            begun = early.get(source.name)
+            others = bool(found) or (begun is None and bool(early))
+            if (
+                begun is None
+                and others
+                and work.allowance() <= (work.costs.predict(source.name, depth) or 0.0)
+            ):
                 work.costs.relax(source.name, depth)
                 work.degrade("deadline", f"{source.name} recall")
                 continue
             try:
-                with work.step(source.name, depth, optional=bool(found)):
-                    docs, scores = source.search(work, depth, mask)
+                if begun is not None:
+                    result = begun.join(work, optional=others)
+                    if result is None:
+                        work.degrade("deadline", f"{source.name} recall")
+                        continue
+                    docs, scores = result
+                else:
+                    with work.step(source.name, depth, optional=others):
+                        docs, scores = source.search(work, depth, mask)
+            except QueryCancelled:
+                raise
             except Exception as error:
                 failures.append(error)
                 work.degrade("stage_failed", f"{source.name} recall ({type(error).__name__}: {error})")
@@ -146,6 +189,8 @@ class Recall:
             work.orders[source.name] = docs
         if not found and failures:
             raise EngineError("Every recall source failed.") from failures[0]
+        if early:
+            found = {s.name: found[s.name] for s in self._sources if s.name in found}
         work.candidates = self._fuse(found)
         work.orders["fused"] = work.candidates.docs
         counts = " + ".join(f"{len(docs)} {name}" for name, (docs, _) in found.items())
@@ -169,7 +214,8 @@ class Recall:
         """One line: what it does with which settings."""
         names = " + ".join(s.name for s in self._sources)
         how = f"RRF k={self._rrf_k:g}" if self._fusion == "rrf" else "weighted sum of min-max scores"
-        return f"{names}, {self._depth} each, {how}"
+        when = ", beside the stages before it where possible" if self._pool is not None else ""
+        return f"{names}, {self._depth} each, {how}{when}"
 
 
 def _spread(docs: Int32, some: Int32, scores: Float32) -> Float32:
