@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ComputeGate:
-    """A semaphore with an order: the query's own priority (higher first), then the kind of work, then deadline.
+    """A semaphore with an order: the query's priority (higher first), the kind of work, the deadline.
 
     An engine that already uses every core gains nothing from a second call at
     the same time: both take twice as long, and neither's cost can be

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from searchpipe.errors import QueryError
+from searchpipe.errors import PipelineError, QueryError
+
+if TYPE_CHECKING:
+    from searchpipe.catalog.snapshot import Snapshot
 
 MAX_PRIORITY = 100
 """Of a query, upwards and (negative) downwards."""
@@ -75,6 +78,32 @@ def check_k(k: int, max_k: int) -> int:
     return value
 
 
+def check_context(context: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The user and session features, empty for None.
+
+    Raises:
+        QueryError: not a mapping.
+    """
+    if context is not None and not isinstance(context, Mapping):
+        raise QueryError(f"context is of type {type(context).__name__}.", cure="Give a mapping.")
+    return context or {}
+
+
+def check_filters(filters: Mapping[str, Any], snapshot: Snapshot | None) -> Mapping[str, Any]:
+    """Conditions that the snapshot's columns can take.
+
+    Raises:
+        FilterError: one that they cannot.
+        PipelineError: there is no snapshot.
+    """
+    from searchpipe.catalog.filters import parse_filters
+
+    if snapshot is None:
+        raise PipelineError("Filters need a snapshot, and this pipeline has none.")
+    parse_filters(filters, snapshot.columns)
+    return filters
+
+
 def check_priority(priority: int) -> int:
     """The priority as an int.
 
@@ -91,7 +120,9 @@ def check_priority(priority: int) -> int:
     return value
 
 
-def check_without(without: Collection[str], optional: Collection[str], essential: Collection[str]) -> frozenset[str]:
+def check_without(
+    without: Collection[str], optional: Collection[str], essential: Collection[str]
+) -> frozenset[str]:
     """The stages to leave out.
 
     Raises:

@@ -36,6 +36,14 @@ class StageRunner:
         self._early = [stage for stage in self.stages if isinstance(stage, EarlyStage)]
         self._ranges = [f"stage:{stage.name}" for stage in self.stages]
 
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names of the stages that an answer can do without, and of the essential ones."""
+        return (
+            [stage.name for stage in self.stages if not stage.essential],
+            [stage.name for stage in self.stages if stage.essential],
+        )
+
     def run(self, work: Work, *, snapshot: str = "") -> Page:
         """Answer one query; ``snapshot`` is the version that the page names.
 
@@ -101,8 +109,8 @@ class StageRunner:
         budget, total = work.deadline.budget_s, 0.0
         for stage in self.stages[place + 1 :]:
             share = self._shares.get(stage.name)
-            if share is None:
-                continue  # takes what is left
+            if share is None or stage.name in work.query.without:
+                continue  # takes what is left, or nothing
             expected = self.costs.predict(f"stage:{stage.name}", 1)
             total += min(share * budget, expected if expected is not None else math.inf)
         return total

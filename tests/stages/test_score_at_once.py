@@ -114,7 +114,7 @@ def test_all_rows_late_keeps_the_order(make_work):
 
 def test_nan_in_time_is_a_bad_score(make_work):
     engine = Engine(row_s=1e-6)
-    engine.score = lambda q, s, docs, deadline=None: np.array([1.0, np.nan, 3.0], np.float32)
+    engine.score = lambda q, s, docs, deadline=None, priority=0: np.array([1.0, np.nan, 3.0], np.float32)
     work = run(engine, make_work(3, budget_ms=FAR), depth=3)
     assert [(d.reason, d.given_up) for d in work.degradations] == [("bad_scores", "1 of 3 scores")]
 
