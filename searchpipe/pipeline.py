@@ -192,9 +192,9 @@ class Pipeline:
             room.leave(future)
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
-                error = ClosedError("The pipeline was closed while the query waited.")
-                self._observers.refused(text, error)
-                raise error from None
+                closed = ClosedError("The pipeline was closed while the query waited.")
+                self._observers.refused(text, closed)
+                raise closed from None
             self._observers.refused(text, QueryCancelled())
             raise
         except Exception as error:

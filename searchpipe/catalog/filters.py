@@ -187,7 +187,10 @@ def _value(name: str, value: Any, column: Column) -> _Value:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise FilterError(f"Column {name!r} holds numbers, not {type(value).__name__} ({value!r:.60}).")
+        raise FilterError(
+            f"Column {name!r} holds numbers, not {type(value).__name__} ({value!r:.60}).",
+            cure="Give a number.",
+        )
     try:
         number = float(value)
     except OverflowError:
