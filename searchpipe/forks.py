@@ -40,9 +40,24 @@ class Inherited:
         import ctypes
 
         inherited, self._objects = list(self._objects), WeakSet()
+        if inherited:
+            _end_without_destructors()
         for one in inherited:
             # One reference that nobody gives back: not even the end of the interpreter destroys it.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
             forsake = getattr(one, "forsake", None)
             if forsake is not None:
                 forsake()
+
+
+def _end_without_destructors() -> None:
+    """End this process before the exit handlers of C++ libraries: ONNX Runtime's waits for lost threads.
+
+    glibc calls the function registered last first, with the exit status, when Python has finished. Elsewhere
+    a child of ``os.fork`` must end by ``os._exit``, as those of ``multiprocessing`` do.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):
+        libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
