@@ -34,7 +34,7 @@ app = FastAPI(lifespan=lifespan)
 async def search(request: Request, q: str, k: int = 10) -> dict[str, Any]:
     """``GET /search?q=red+shoes&k=10``."""
     try:
-        page = await request.app.state.pipeline.asearch(q, k)
+        page: searchpipe.Page = await request.app.state.pipeline.asearch(q, k)
     except QueryError as error:
         raise HTTPException(400, str(error)) from error
     except OverloadedError as error:

@@ -19,15 +19,7 @@ from searchpipe.errors import ClosedError, ForkedError
 from searchpipe.forks import Inherited
 from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
-from searchpipe.query import (
-    Query,
-    check_context,
-    check_filters,
-    check_k,
-    check_priority,
-    check_without,
-    clean_text,
-)
+from searchpipe.query import checked_query
 from searchpipe.runner import StageRunner
 from searchpipe.stages.base import Stage, Work
 from searchpipe.waiting_room import WaitingRoom
@@ -307,15 +299,8 @@ class Pipeline:
     ) -> Work:
         deadline = Deadline(self._config.budget.default_ms if budget_ms is None else budget_ms)
         self._check_usable()
-        limits = self._config.pipeline
-        query = Query(
-            clean_text(text, limits.max_query_chars),
-            check_k(k, limits.max_k),
-            check_filters(filters, self._snapshot) if filters else {},
-            check_context(context),
-            check_priority(priority),
-            check_without(without, *self._runner.names) if without else frozenset(),
-        )
+        asked = (text, k, filters, context, priority, without)
+        query = checked_query(*asked, self._config.pipeline, self._snapshot, self._runner.stages)
         return Work(query, deadline, self._runner.costs)
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:

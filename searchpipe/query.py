@@ -11,6 +11,8 @@ from searchpipe.errors import PipelineError, QueryError
 
 if TYPE_CHECKING:
     from searchpipe.catalog.snapshot import Snapshot
+    from searchpipe.config import PipelineSettings
+    from searchpipe.stages.base import Stage
 
 MAX_PRIORITY = 100
 """Of a query, upwards and (negative) downwards."""
@@ -120,9 +122,7 @@ def check_priority(priority: int) -> int:
     return value
 
 
-def check_without(
-    without: Collection[str], optional: Collection[str], essential: Collection[str]
-) -> frozenset[str]:
+def check_without(without: Collection[str], stages: Collection[Stage]) -> frozenset[str]:
     """The stages to leave out.
 
     Raises:
@@ -130,14 +130,40 @@ def check_without(
     """
     if isinstance(without, str) or not isinstance(without, Collection):
         raise QueryError(f"without is {without!r:.60}.", cure="Give a list of names of stages.")
+    essential = {stage.name: stage.essential for stage in stages}
+    cure = f"These can be switched off: {', '.join(name for name in essential if not essential[name])}."
     for name in without:
-        if name in essential:
+        if name not in essential:
+            raise QueryError(f"There is no stage {name!r:.60}.", cure=cure)
+        if essential[name]:
             raise QueryError(
-                f"The stage {name!r} cannot be switched off: there is no answer without it.",
-                cure=f"These can: {', '.join(optional)}.",
-            )
-        if name not in optional:
-            raise QueryError(
-                f"There is no stage {name!r:.60}.", cure=f"These can be switched off: {', '.join(optional)}."
+                f"The stage {name!r} cannot be switched off: there is no answer without it.", cure=cure
             )
     return frozenset(without)
+
+
+def checked_query(
+    text: str,
+    k: int,
+    filters: Mapping[str, Any] | None,
+    context: Mapping[str, Any] | None,
+    priority: int,
+    without: Collection[str],
+    limits: PipelineSettings,
+    snapshot: Snapshot | None,
+    stages: Collection[Stage],
+) -> Query:
+    """What was asked, if it can be answered by these stages over this snapshot.
+
+    Raises:
+        QueryError: one of the first six is not valid; the message says which and why.
+        PipelineError: filters without a snapshot.
+    """
+    return Query(
+        clean_text(text, limits.max_query_chars),
+        check_k(k, limits.max_k),
+        check_filters(filters, snapshot) if filters else {},
+        check_context(context),
+        check_priority(priority),
+        check_without(without, stages) if without else frozenset(),
+    )

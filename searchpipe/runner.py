@@ -36,14 +36,6 @@ class StageRunner:
         self._early = [stage for stage in self.stages if isinstance(stage, EarlyStage)]
         self._ranges = [f"stage:{stage.name}" for stage in self.stages]
 
-    @property
-    def names(self) -> tuple[list[str], list[str]]:
-        """Names of the stages that an answer can do without, and of the essential ones."""
-        return (
-            [stage.name for stage in self.stages if not stage.essential],
-            [stage.name for stage in self.stages if stage.essential],
-        )
-
     def run(self, work: Work, *, snapshot: str = "") -> Page:
         """Answer one query; ``snapshot`` is the version that the page names.
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from searchpipe.candidates import Candidates
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Deadline
 from searchpipe.errors import OverloadedError
@@ -200,3 +201,25 @@ def test_a_vector_that_came_too_late_is_none():
     work = encode(engine, 60.0)
     assert work.vector is None
     assert [d.reason for d in work.degradations] == ["busy"]
+
+
+def test_the_querys_priority_reaches_the_engine():
+    asked = []
+
+    class Urgent(Engine):
+        def score(self, query_ids, store, docs, *, deadline=None, priority=0):
+            asked.append(("score", priority))
+            return super().score(query_ids, store, docs, deadline=deadline)
+
+        def encode(self, token_ids, *, deadline=None, priority=0):
+            asked.append(("encode", priority))
+            return super().encode(token_ids, deadline=deadline)
+
+    urgent = Work(Query("q", 1, priority=9), Deadline(FAR), CostModel())
+    urgent.tokens = urgent.pair_tokens = np.arange(3, dtype=np.int32)
+    urgent.candidates = Candidates.of(np.arange(4, dtype=np.int32), {"fused": np.ones(4, np.float32)})
+    gate = ComputeGate()
+    Encode(Urgent(), gate).run(urgent)
+    Score(Urgent(), None, gate).run(urgent)
+    assert asked == [("encode", 9), ("score", 9)]
+    assert urgent.units == 4
