@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 10.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class SearchBody(BaseModel):
@@ -13,7 +21,7 @@ class SearchBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     query: Annotated[str, Field(min_length=1, description="What the user typed.", examples=["red shoes"])]
-    k: Annotated[int, Field(ge=1, le=2**31 - 1, description="Hits wanted.")] = 10
+    k: Annotated[_Whole, Field(ge=1, le=2**31 - 1, description="Hits wanted.")] = 10
     filters: Annotated[
         dict[str, Any],
         Field(
@@ -29,7 +37,7 @@ class SearchBody(BaseModel):
         dict[str, bool],
         Field(description="Stage -> false to leave it out of this query.", examples=[{"score": False}]),
     ] = {}
-    priority: Annotated[int, Field(ge=-100, le=100, description="Higher goes first.")] = 0
+    priority: Annotated[_Whole, Field(ge=-100, le=100, description="Higher goes first.")] = 0
 
 
 class HitBody(BaseModel):

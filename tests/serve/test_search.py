@@ -50,6 +50,11 @@ def test_filters_choose_and_context_is_taken(client: TestClient) -> None:
     assert [hit["id"] for hit in page["hits"]] == ["b"]
 
 
+def test_a_whole_number_may_have_a_point(client: TestClient) -> None:
+    assert len(ask(client, k=2.0).json()["hits"]) == 2
+    assert ask(client, k=2.5).status_code == 422
+
+
 def test_stages_are_switched_off_one_by_one(client: TestClient) -> None:
     spans = {
         s["stage"]: s for s in ask(client, stages={"score": False, "recall": True}).json()["trace"]["spans"]
