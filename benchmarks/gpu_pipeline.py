@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,11 +62,13 @@ def open_text_encoder() -> ChainTextEncoder:
     twin = float_twin(model.model, default_cache_dir() / "prepared", sha256=model.sha256)
     buckets = choose_buckets(max_rows=_TEXT_ROWS, max_tokens=_TEXT_WIDTH, widths=4)
     chain = open_chain(model, ChainOptions(buckets=buckets, gpu_model=twin))
-    return ChainTextEncoder(model, chain, TextTokenizer(model.tokenizer, max_tokens=_TEXT_WIDTH - 2))
+    return ChainTextEncoder(
+        model, chain, TextTokenizer(model.tokenizer, max_tokens=_TEXT_WIDTH - 2, parallel=True)
+    )
 
 
 def build_catalog(products: int, seed: int) -> Path:
-    """A snapshot of ESCI's products and generated ones, ``products`` in all; built once into ``.bench/``.
+    """A snapshot of ESCI's products and ``products`` generated ones; built once into ``.bench/``.
 
     Vectors are made on the GPU; the CPU's index is flat, because recall builds its own on the device.
     """
@@ -77,25 +78,20 @@ def build_catalog(products: int, seed: int) -> Path:
         return out
     except SnapshotError:
         pass
-    work = out.with_name(f".{out.name}.{os.getpid()}")
+    sources = [esci_folder() / "products.jsonl.gz", generated(products, seed) / "products.jsonl"]
+    model = int8_model("cross-encoder")
+    encoder = open_text_encoder()
     try:
-        work.mkdir(parents=True, exist_ok=True)
-        sources = _sources(work, products, seed)
-        model = int8_model("cross-encoder")
-        encoder = open_text_encoder()
-        try:
-            build_snapshot(
-                sources,
-                out,
-                IndexSettings(dense_index="flat", chunk_rows=4096, pair_text="{title} {text:40}"),
-                encoder=encoder,
-                tokenizer=TextTokenizer(model.tokenizer, max_tokens=MAX_PAIR_TOKENS),
-            )
-        finally:
-            encoder.close()
-        shutil.copy(work / "query_log.jsonl", out / "query_log.jsonl")
+        build_snapshot(
+            sources,
+            out,
+            IndexSettings(dense_index="flat", chunk_rows=4096, pair_text="{title} {text:40}"),
+            encoder=encoder,
+            tokenizer=TextTokenizer(model.tokenizer, max_tokens=MAX_PAIR_TOKENS, parallel=True),
+        )
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        encoder.close()
+    shutil.copy(generated(products, seed) / "query_log.jsonl", out / "query_log.jsonl")
     return out
 
 
@@ -157,12 +153,12 @@ def _settings(model: LocalModel) -> dict[str, Any]:
     }
 
 
-def _sources(work: Path, products: int, seed: int) -> list[Path]:
-    real = esci_folder() / "products.jsonl.gz"
-    with gzip.open(real, "rb") as file:
-        count = sum(1 for _ in file)
-    made = write_demo(work, products=max(1, products - count), queries=5000, labelled=0, seed=seed)
-    return [real, made.products] if products > count else [real]
+def generated(products: int, seed: int) -> Path:
+    """Folder of the generated products and their query log; made once into ``.bench/``."""
+    folder = CACHE.parent / f"generated-{products}-{seed}"
+    if not (folder / "query_log.jsonl").exists():  # written after the products
+        write_demo(folder, products=products, queries=5000, labelled=0, seed=seed)
+    return folder
 
 
 def _logged(lines: Iterator[str]) -> Iterator[str]:

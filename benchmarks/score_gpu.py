@@ -1,39 +1,35 @@
 """How long does it take to score 256 products for a query on a GPU, and are the scores right?
 
     python -m benchmarks.score_gpu [--json FILE] [--lanes N] [--slots N] [--no-peers]
+    python -m benchmarks.score_gpu --variants all --no-peers       settings side by side
 
 84 development queries of ESCI, 256 candidates each (the judged ones and seeded random others), title and
 first 40 words, at most 128 tokens, the 12-layer MiniLM cross-encoder; one query at a time, text in
 to scores out. Documents were tokenized when they were indexed, as in every snapshot. The peers
-run in the same process on the same pairs.
+run in the same process on the same pairs. Rows are packed; the same engine with padded rows is
+measured too.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_data import CANDIDATES, Task, scoring_task
-from benchmarks.gpu_models import FloatModel, float_model
-from benchmarks.gpu_peers import MAX_TOKENS, Scorer, cross_encoder, padded_onnx, reference
+from benchmarks.gpu_data import CANDIDATES, scoring_task
+from benchmarks.gpu_models import float_model
+from benchmarks.gpu_peers import Scorer, cross_encoder, padded_onnx
 from benchmarks.report import Report
-from searchpipe._core import TokenStore, TokenStoreWriter
-from searchpipe.arrays import Float32, Int32
-from searchpipe.device import nvtx
+from benchmarks.score_bench import Bench, graph_times, serve, throughput, times
+from benchmarks.score_variants import chosen, measure_variants
+from searchpipe.arrays import Float32
 from searchpipe.device.facts import driver_facts
-from searchpipe.models.tokenizer import TextTokenizer
-from searchpipe.runtime.buckets import choose_buckets
-from searchpipe.runtime.open_chain import ChainOptions, open_chain
 from searchpipe.runtime.pair_scorer import ChainPairScorer
 
-MAX_QUERY_TOKENS = 32
 TOP = 50
 
 
@@ -51,6 +47,9 @@ def main() -> None:
     parser.add_argument("--checked", type=int, default=12, help="queries compared with single precision")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-overlap", action="store_true")
+    parser.add_argument("--no-packed", action="store_true", help="padded rows only")
+    parser.add_argument("--token-step", type=int, default=1024, help="between graphs of packed rows")
+    parser.add_argument("--variants", help="settings to measure besides, comma-separated, or all")
     args = parser.parse_args()
     facts = driver_facts()
     if not facts.available:
@@ -62,69 +61,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(task, model, Path(folder), args)
         _measure(report, bench, args)
+        if not args.no_packed:
+            _measure_padded(report, bench, args)
         if not args.no_overlap:
             _measure_overlap(report, bench)
+        if args.variants:
+            measure_variants(report, bench, chosen(args.variants), args.rounds)
     report.finish()
-
-
-class Bench:
-    """The task with its documents tokenized, and scorers over it. For one thread unless said otherwise."""
-
-    def __init__(self, task: Task, model: FloatModel, folder: Path, args: argparse.Namespace) -> None:
-        self.task = task
-        self.model = model
-        self._args = args
-        self.tokenizer = TextTokenizer(model.local.tokenizer, max_tokens=MAX_TOKENS)
-        self._query_tokenizer = TextTokenizer(model.local.tokenizer, max_tokens=MAX_QUERY_TOKENS)
-        path = str(folder / "tokens.bin")
-        writer = TokenStoreWriter(path, vocab_size=self.tokenizer.vocab_size)
-        for ids in self.tokenizer.ids_many(task.documents):
-            writer.append(ids)
-        writer.close()
-        self.store = TokenStore(path)
-
-    def open(self, *, lanes: int, slots: int) -> ChainPairScorer:
-        """A scorer whose buckets fit the lengths of the task."""
-        widths = choose_buckets(
-            max_rows=self._args.max_rows,
-            max_tokens=MAX_TOKENS,
-            lengths=self._lengths(),
-            widths=self._args.widths,
-        )
-        options = ChainOptions(
-            buckets=widths, lanes=lanes, slots=slots, plan=self._args.plan, gpu_model=self.model.local.model
-        )
-        return ChainPairScorer(
-            self.model.local,
-            open_chain(self.model.local, options),
-            self.tokenizer,
-            max_query_tokens=MAX_QUERY_TOKENS,
-            max_doc_tokens=MAX_TOKENS,
-        )
-
-    def score(self, scorer: ChainPairScorer, row: int) -> Float32:
-        """Text in to scores out for one query; any thread."""
-        with nvtx.range("score:query"):
-            ids = self._query_tokenizer.ids(self.task.queries[row])
-            return scorer.score(ids, self.store, self.task.candidates[row])
-
-    def score_some(self, scorer: ChainPairScorer, row: int, docs: Int32) -> Float32:
-        """The same for other documents."""
-        return scorer.score(self._query_tokenizer.ids(self.task.queries[row]), self.store, docs)
-
-    def texts(self, row: int) -> list[str]:
-        """The documents of one query."""
-        return [self.task.documents[doc] for doc in self.task.candidates[row].tolist()]
-
-    def _lengths(self) -> Int32:
-        """Row lengths of all pairs, int32 ``(n,)``."""
-        documents = self.store.lengths()
-        queries = [len(self._query_tokenizer.ids(text)) for text in self.task.queries]
-        rows = [
-            documents[docs] + tokens + 3 for docs, tokens in zip(self.task.candidates, queries, strict=True)
-        ]
-        lengths: Int32 = np.minimum(np.concatenate(rows), MAX_TOKENS).astype(np.int32)
-        return lengths
 
 
 def _measure(report: Report, bench: Bench, args: argparse.Namespace) -> None:
@@ -135,22 +78,28 @@ def _measure(report: Report, bench: Bench, args: argparse.Namespace) -> None:
     report.note("; ".join(f"{s.name}: {s.state} {s.description or s.reason}".strip() for s in states))
     if scorer.chain.serving == "onnx-cpu":
         raise SystemExit(f"No GPU engine opened: {[(s.name, s.reason) for s in states]}")
-    count = len(bench.task.queries)
-    for row in range(count):
-        bench.score(scorer, row)
-    before = scorer.chain.scorer.stats()
-    seconds = _times(lambda row: bench.score(scorer, row), list(range(count)) * args.rounds)
-    after = scorer.chain.scorer.stats()
-    ours = report.times("searchpipe", seconds)
+    report.note(f"Answering: {scorer.chain.serving}")
+    report.note(graph_times(scorer))
+    found = serve(bench, scorer, args.rounds)
+    ours = report.times("searchpipe", found.seconds)
     report.figure("score_p50_ms", 1e3 * ours["p50"], unit="ms", goal="<= 6")
     report.figure("score_p99_ms", 1e3 * ours["p99"], unit="ms", goal=f"<= {1.3e3 * ours['p50']:.2f}")
-    real = after.real_tokens - before.real_tokens
-    padded = after.padded_tokens - before.padded_tokens
-    report.figure("padding_share", 1 - real / padded)
-    report.figure("batches_per_query", (after.batches - before.batches) / len(seconds))
+    report.figure("padding_share", found.padding_share)
+    report.figure("batches_per_query", found.batches_per_query)
     _check_scores(report, bench, scorer, args.checked)
     if not args.no_peers:
         _measure_peers(report, bench, ours["p50"])
+    scorer.close()
+
+
+def _measure_padded(report: Report, bench: Bench, args: argparse.Namespace) -> None:
+    scorer = bench.open(lanes=args.lanes, slots=args.slots, packed=False)
+    report.note(graph_times(scorer))
+    found = serve(bench, scorer, args.rounds)
+    padded = report.times("padded", found.seconds)
+    report.figure("padded_p50_ms", 1e3 * padded["p50"], unit="ms")
+    report.figure("padded_p99_ms", 1e3 * padded["p99"], unit="ms")
+    report.figure("padded_padding_share", found.padding_share)
     scorer.close()
 
 
@@ -173,14 +122,14 @@ def _peer_times(peer: Scorer, queries: list[str], texts: list[list[str]]) -> lis
     rows = range(len(queries))
     for row in rows[:8]:
         peer(queries[row], texts[row])
-    return _times(lambda row: peer(queries[row], texts[row]), rows)
+    return times(lambda row: peer(queries[row], texts[row]), rows)
 
 
 def _check_scores(report: Report, bench: Bench, scorer: ChainPairScorer, checked: int) -> None:
     """Against single precision on the CPU, and of a pair against itself in other company."""
     worst, taus = 0.0, []
     for row in range(min(checked, len(bench.task.queries))):
-        exact = reference(bench.model, bench.task.queries[row], bench.texts(row))
+        exact = bench.exact(row)
         ours = bench.score(scorer, row)
         worst = max(worst, float(np.abs(ours - exact).max()))
         top = np.argsort(-exact, kind="stable")[:TOP]
@@ -202,26 +151,8 @@ def _measure_overlap(report: Report, bench: Bench, callers: int = 8) -> None:
     """Queries a second with 8 callers, by the number of slots: with one, copies and packing wait."""
     for slots in (1, 3):
         scorer = bench.open(lanes=1, slots=slots)
-        report.figure(f"qps_{slots}_slots", _throughput(bench, scorer, callers), unit="queries/s")
+        report.figure(f"qps_{slots}_slots", throughput(bench, scorer, callers), unit="queries/s")
         scorer.close()
-
-
-def _throughput(bench: Bench, scorer: ChainPairScorer, callers: int) -> float:
-    count = len(bench.task.queries)
-    turns = max(1, 4 * count // callers)
-
-    def ask(caller: int) -> None:
-        for turn in range(turns):
-            bench.score(scorer, (caller * 11 + turn) % count)
-
-    ask(0)
-    threads = [threading.Thread(target=ask, args=(n,)) for n in range(callers)]
-    begin = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return callers * turns / (time.perf_counter() - begin)
 
 
 def kendall_tau(left: Float32, right: Float32) -> float:
@@ -229,16 +160,6 @@ def kendall_tau(left: Float32, right: Float32) -> float:
     rows, columns = np.triu_indices(len(left), 1)
     agree = np.sign(left[rows] - left[columns]) * np.sign(right[rows] - right[columns])
     return float(agree.mean()) if len(agree) else 1.0
-
-
-def _times(call: Callable[[int], object], rows: Iterable[int]) -> list[float]:
-    """Seconds of each call."""
-    seconds = []
-    for row in rows:
-        begin = time.perf_counter()
-        call(row)
-        seconds.append(time.perf_counter() - begin)
-    return seconds
 
 
 if __name__ == "__main__":

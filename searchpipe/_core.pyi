@@ -225,6 +225,7 @@ class BatchPlanner:
         starve_after_s: float = 0.1,
         max_queued_rows: int = 65536,
         max_queued_requests: int = 4096,
+        packed: bool = False,
         base_s: float = 1e-3,
         token_s: float = 1e-6,
     ) -> None: ...
@@ -331,9 +332,12 @@ class GraphEngine:
         *,
         inputs: int = 3,
         output_width: int = 1,
+        longest_row: int = 0,
     ) -> None: ...
     @property
     def buckets(self) -> list[tuple[int, int]]: ...
+    @property
+    def longest_row(self) -> int: ...
     @property
     def stream(self) -> int: ...
     def addresses(self, rows: int, tokens: int) -> tuple[list[int], int]: ...
@@ -346,6 +350,10 @@ class GraphEngine:
 class Executor:
     @property
     def buckets(self) -> list[tuple[int, int]]: ...
+    @property
+    def packed(self) -> bool: ...
+    @property
+    def longest_row(self) -> int: ...
     @property
     def inputs(self) -> int: ...
     @property
@@ -378,12 +386,16 @@ class StagingRing(Executor):
     @property
     def pinned_bytes(self) -> int: ...
 
+def packed_places(
+    lengths: Sequence[int], *, rows: int, tokens: int, longest_row: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]: ...
 def cut_into_batches(
     lengths: Sequence[int],
     buckets: Sequence[tuple[int, int]],
     costs: Sequence[tuple[float, float]],
     *,
     exact_shape: bool = False,
+    longest_row: int = 0,
 ) -> list[tuple[int, int, int, int]]: ...
 
 @final

@@ -44,10 +44,11 @@ const char* name_of(Trigger trigger) {
 std::unique_ptr<BatchPlanner> make_planner(std::int64_t max_rows, std::int64_t token_budget,
                                            std::int64_t width_step, double max_delay_s, double starve_after_s,
                                            std::int64_t max_queued_rows, std::int64_t max_queued_requests,
-                                           double base_s, double token_s) {
-  return std::make_unique<BatchPlanner>(BatchLimits{max_rows, token_budget, width_step, max_delay_s,
-                                                    starve_after_s, max_queued_rows, max_queued_requests},
-                                        BatchCost{base_s, token_s});
+                                           bool packed, double base_s, double token_s) {
+  return std::make_unique<BatchPlanner>(
+      BatchLimits{max_rows, token_budget, width_step, max_delay_s, starve_after_s, max_queued_rows,
+                  max_queued_requests, packed},
+      BatchCost{base_s, token_s});
 }
 
 Admission add(BatchPlanner& planner, std::uint64_t id, const py::object& lengths, double now, double deadline,
@@ -91,9 +92,9 @@ void register_results(py::module_& m) {
   py::class_<PlannedBatch>(m, "PlannedBatch", "Rows to run together, most urgent request first. Immutable.")
       .def_readonly("parts", &PlannedBatch::parts, "list of BatchPart.")
       .def_readonly("rows", &PlannedBatch::rows)
-      .def_readonly("width", &PlannedBatch::width, "Tokens a row, padding included.")
+      .def_readonly("width", &PlannedBatch::width, "Tokens of the longest row, rounded up.")
       .def_readonly("tokens", &PlannedBatch::tokens, "Tokens of all rows without padding.")
-      .def_property_readonly("padded_tokens", &PlannedBatch::padded_tokens, "rows x width.")
+      .def_readonly("padded_tokens", &PlannedBatch::places, "rows x width or, if packed, tokens.")
       .def_readonly("estimated_s", &PlannedBatch::estimated_s, "By the cost given to the planner.")
       .def_property_readonly(
           "trigger", [](const PlannedBatch& batch) { return name_of(batch.trigger); },
@@ -125,11 +126,12 @@ batch miss a deadline that it keeps without. The batch is held back until it is 
 
 Args:
     max_rows: of a batch.
-    token_budget: padded tokens of a batch: rows x width.
+    token_budget: token places of a batch: rows x width or, if packed, tokens.
     width_step: widths are rounded up to a multiple of this.
     max_delay_s: longest wait for company, in seconds.
     starve_after_s: may be infinite.
     max_queued_rows, max_queued_requests: beyond them requests are refused.
+    packed: rows lie one after the other, so that lengths may be mixed at no cost.
     base_s, token_s: a batch is estimated to take ``base_s + token_s * padded_tokens`` seconds; ``base_s / token_s``
         is the padding worth one batch less. Replace the defaults by what you measure, see :meth:`set_cost`.
 
@@ -144,7 +146,8 @@ One thread at a time may use it. The GIL is held: every call is short.)")
            py::arg("starve_after_s") = BatchLimits{}.starve_after_s,
            py::arg("max_queued_rows") = BatchLimits{}.max_queued_rows,
            py::arg("max_queued_requests") = BatchLimits{}.max_queued_requests,
-           py::arg("base_s") = BatchCost{}.base_s, py::arg("token_s") = BatchCost{}.token_s)
+           py::arg("packed") = BatchLimits{}.packed, py::arg("base_s") = BatchCost{}.base_s,
+           py::arg("token_s") = BatchCost{}.token_s)
       .def("add", &add, R"(Queues a request.
 
 Args:

@@ -26,12 +26,17 @@ using runtime::EngineShape;
 using runtime::Executor;
 using runtime::GraphEngine;
 using runtime::HostExecutor;
+using runtime::RowLayout;
 using runtime::SlotView;
 using runtime::StagingRing;
 using Pairs = std::vector<std::pair<std::int32_t, std::int32_t>>;
 
-EngineShape make_shape(const Pairs& buckets, std::int32_t inputs, std::int32_t output_width) {
+// `longest_row` 0 stands for padded rows.
+EngineShape make_shape(const Pairs& buckets, std::int32_t inputs, std::int32_t output_width,
+                       std::int32_t longest_row = 0) {
   EngineShape shape;
+  shape.layout = longest_row == 0 ? RowLayout::kPadded : RowLayout::kPacked;
+  shape.longest_row = longest_row;
   for (const auto& [rows, tokens] : buckets) shape.buckets.push_back({rows, tokens});
   shape.inputs = inputs;
   shape.output_width = output_width;
@@ -86,10 +91,16 @@ void register_executors(py::module_& m) {
       "Runs batches in numbered slots for a Scorer; one executor serves one scorer. Immutable in Python.")
       .def_property_readonly(
           "buckets", [](const Executor& it) { return buckets_of(it.shape()); },
-          "Shapes (rows, tokens), smallest first.")
+          "Shapes (rows, tokens), smallest first; tokens of each row or, if packed, of all together.")
+      .def_property_readonly(
+          "packed", [](const Executor& it) { return it.shape().packed(); },
+          "True if rows lie one after the other, without padding.")
+      .def_property_readonly(
+          "longest_row", [](const Executor& it) { return it.shape().longest_row; },
+          "Tokens of the longest row that it takes.")
       .def_property_readonly(
           "inputs", [](const Executor& it) { return it.shape().inputs; },
-          "Arrays that a batch consists of: 2 or 3.")
+          "Arrays that a batch consists of: 2 or 3, 5 or 6 if packed.")
       .def_property_readonly(
           "output_width", [](const Executor& it) { return it.shape().output_width; }, "Values a row.")
       .def_property_readonly("slots", &Executor::slots)
@@ -134,36 +145,73 @@ Packing, copy-in, compute and copy-out of different slots overlap. Several engin
 
 std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> cut(
     const std::vector<std::int32_t>& lengths, const Pairs& buckets,
-    const std::vector<std::pair<double, double>>& costs, bool exact_shape) {
+    const std::vector<std::pair<double, double>>& costs, bool exact_shape, std::int32_t longest_row) {
   if (costs.size() != buckets.size()) {
     throw std::invalid_argument("there are " + std::to_string(costs.size()) + " costs for " +
                                 std::to_string(buckets.size()) + " buckets");
   }
-  if (!std::is_sorted(lengths.begin(), lengths.end(), std::greater<>())) {
+  EngineShape shape = make_shape(buckets, longest_row == 0 ? 2 : 5, 1, longest_row);
+  if (!shape.packed() && !std::is_sorted(lengths.begin(), lengths.end(), std::greater<>())) {
     throw std::invalid_argument("lengths are not sorted longest first");
   }
-  EngineShape shape = make_shape(buckets, 2, 1);
+  if (shape.packed() && exact_shape) throw std::invalid_argument("packed rows have no exact shape");
   const std::vector<Bucket> given = shape.buckets;
   shape.validate();
+  shape.buckets = given;  // the costs' order
   std::vector<BucketCost> bucket_costs;
   for (const auto& [fixed, per_token] : costs) bucket_costs.push_back({fixed, per_token});
   std::vector<std::tuple<std::size_t, std::size_t, std::int32_t, std::int32_t>> batches;
   for (const runtime::BucketBatch& batch :
-       runtime::cut_into_batches(lengths, given, bucket_costs, exact_shape)) {
+       runtime::cut_into_batches(lengths, shape, bucket_costs, exact_shape)) {
     batches.emplace_back(batch.begin, batch.end, batch.shape.rows, batch.shape.tokens);
   }
   return batches;
 }
 
+// The inputs of a packed batch that tell where its rows are.
+py::tuple packed_places(const std::vector<std::int32_t>& lengths, std::int32_t rows, std::int32_t tokens,
+                        std::int32_t longest_row) {
+  if (longest_row < 1) throw std::invalid_argument("longest_row must be 1 or more");
+  EngineShape shape = make_shape({{rows, tokens}}, 5, 1, longest_row);
+  shape.validate();
+  std::int64_t left = tokens;
+  for (const std::int32_t length : lengths) {
+    left -= length;
+    if (length < 1 || length > longest_row || left < 0 || lengths.size() > static_cast<std::size_t>(rows)) {
+      throw std::invalid_argument("rows of these lengths do not fit " + to_string(shape.buckets[0]) +
+                                  " with rows of 1 to " + std::to_string(longest_row) + " tokens");
+    }
+  }
+  const Bucket& bucket = shape.buckets[0];
+  std::vector<std::int32_t> block(shape.input_bytes(bucket) / sizeof(std::int32_t));
+  const SlotView at = slot_view(shape, bucket, block.data(), nullptr);
+  complete_rows(lengths, shape, bucket, at);
+  const auto copy = [](const std::int32_t* data, std::vector<py::ssize_t> dims) {
+    return py::array_t<std::int32_t>(std::move(dims), data);
+  };
+  return py::make_tuple(copy(at.positions, {tokens}), copy(at.ends, {rows + 1}), copy(at.firsts, {rows}),
+                        copy(at.token_offset, {rows, longest_row}));
+}
+
 }  // namespace
 
 void register_engine(py::module_& m) {
+  m.def("packed_places", &packed_places, py::arg("lengths"), py::kw_only(), py::arg("rows"),
+        py::arg("tokens"), py::arg("longest_row"),
+        R"(Inputs of a packed batch besides token ids: (positions, ends, firsts, token_offset), all int32.
+
+lengths: tokens of each row, in their order; rows, tokens: of the bucket; longest_row: tokens.
+positions (tokens,): place in its row; ends (rows + 1,): row r is tokens ends[r] to ends[r + 1], rows that are not
+there are empty; firsts (rows,): each row's first token, 0 for rows that are not there; token_offset
+(rows, longest_row): for every token row * longest_row + position, then the places of that matrix without a token.
+Raises ValueError for rows that do not fit.)");
   m.def("cut_into_batches", &cut, py::arg("lengths"), py::arg("buckets"), py::arg("costs"), py::kw_only(),
-        py::arg("exact_shape") = false,
+        py::arg("exact_shape") = false, py::arg("longest_row") = 0,
         R"(Cut rows into batches whose costs sum to the least: [(begin, end, rows, tokens)].
 
 lengths: tokens of each row, longest first; buckets: (rows, tokens) in any order; costs: for each (fixed, per token),
-in milliseconds. exact_shape: batches run with the shape they have, and cost fixed + per token x that.
+in milliseconds. exact_shape: batches run with the shape they have, and cost fixed + per token x that. longest_row:
+0 for padded rows; else the buckets are of packed rows, tokens all together, and lengths may come in any order.
 Raises ValueError for a row that fits no bucket. What a Scorer does; pure.)");
 
   py::class_<BucketReport>(m, "BucketReport", "What preparing one bucket gave. Immutable.")
@@ -184,19 +232,24 @@ The work is put on the engine's stream by a Python function, from and to address
 engine's life; prepare() captures it into one graph for each bucket, which C++ launches from then on.
 Threads: one at a time; after it was given to a StagingRing, none.)")
       .def(py::init([](std::shared_ptr<cuda::Device> device, const Pairs& buckets, std::int32_t inputs,
-                       std::int32_t output_width) {
+                       std::int32_t output_width, std::int32_t longest_row) {
              return std::make_shared<GraphEngine>(std::move(device),
-                                                  make_shape(buckets, inputs, output_width));
+                                                  make_shape(buckets, inputs, output_width, longest_row));
            }),
            py::arg("device"), py::arg("buckets"), py::kw_only(), py::arg("inputs") = 3,
-           py::arg("output_width") = 1, py::call_guard<py::gil_scoped_release>(),
+           py::arg("output_width") = 1, py::arg("longest_row") = 0, py::call_guard<py::gil_scoped_release>(),
            R"(Allocate inputs and output for the largest of `buckets` (rows, tokens).
 
-inputs: int32 [rows, tokens] arrays that the model takes, 2 or 3; output_width: float32 values a row.
+inputs: int32 arrays that the model takes; output_width: float32 values a row. longest_row 0: padded rows, 2 or 3
+inputs [rows, tokens]: ids, mask and token types. Else packed rows of at most so many tokens, `tokens` of all rows
+together, 5 or 6 inputs: ids (tokens,), what packed_places() tells and token types (tokens,).
 Raises ValueError for impossible values, CudaError when memory is short.)")
       .def_property_readonly(
           "buckets", [](const GraphEngine& it) { return buckets_of(it.shape()); },
           "Shapes (rows, tokens), smallest first.")
+      .def_property_readonly(
+          "longest_row", [](const GraphEngine& it) { return it.shape().longest_row; },
+          "Tokens of the longest row that it takes.")
       .def_property_readonly(
           "stream", [](GraphEngine& it) { return reinterpret_cast<std::uintptr_t>(it.stream().handle()); },
           "Handle of the stream that everything is enqueued on.")
@@ -206,7 +259,7 @@ Raises ValueError for impossible values, CudaError when memory is short.)")
             const GraphEngine::Addresses where = it.addresses({rows, tokens});
             return py::make_tuple(where.inputs, where.output);
           },
-          py::arg("rows"), py::arg("tokens"), "Addresses of a bucket's arrays: ([ids, mask, types], output).")
+          py::arg("rows"), py::arg("tokens"), "Addresses of a bucket's arrays: (inputs, output).")
       .def("set_enqueue", &set_enqueue, py::arg("enqueue"),
            R"(Set enqueue(index, (rows, tokens), inputs, output, stream), to be called before prepare().
 

@@ -59,6 +59,7 @@ struct BatchPlanner::Draft {
   std::vector<Request*> passed_over;  // padding would have cost more than a batch of their own
   std::int64_t rows = 0;
   std::int64_t width = 0;
+  std::int64_t places = 0;
   bool full = false;                  // limits leave no place for some of what waits
   bool cut_short = false;             // a deadline does
   double tightest_deadline = kNever;  // that the batch as it is keeps
@@ -94,6 +95,30 @@ double BatchPlanner::advance(double now) {
 std::int64_t BatchPlanner::width_of(const Request& request) const {
   const std::int64_t longest = request.lengths[request.next_row];
   return (longest + limits_.width_step - 1) / limits_.width_step * limits_.width_step;
+}
+
+// Of the draft with so many rows of the request added.
+std::int64_t BatchPlanner::places(const Draft& draft, const Request& request, std::int64_t rows) const {
+  if (!limits_.packed) return (draft.rows + rows) * std::max(draft.width, width_of(request));
+  const auto next = request.lengths.begin() + static_cast<std::ptrdiff_t>(request.next_row);
+  return std::accumulate(next, next + rows, draft.places);
+}
+
+// Rows of the request that the limits leave place for; below 1 for none.
+std::int64_t BatchPlanner::room(const Draft& draft, const Request& request) const {
+  if (!limits_.packed) {
+    const std::int64_t width = std::max(draft.width, width_of(request));
+    return std::min(limits_.max_rows, limits_.token_budget / width) - draft.rows;
+  }
+  const std::int64_t most = std::min(limits_.max_rows - draft.rows, request.rows_left());
+  std::int64_t places = draft.places;
+  std::int64_t rows = 0;
+  while (rows < most) {
+    places += request.lengths[request.next_row + static_cast<std::size_t>(rows)];
+    if (places > limits_.token_budget) break;
+    ++rows;
+  }
+  return rows;
 }
 
 Admission BatchPlanner::add(std::uint64_t id, std::vector<std::int32_t> lengths, double now, double deadline,
@@ -182,17 +207,15 @@ BatchPlanner::Draft BatchPlanner::compose() const {
 
 // Adds as many rows of the request as are worth it.
 void BatchPlanner::join(Draft& draft, Request& request) const {
-  const std::int64_t own_width = width_of(request);
-  const std::int64_t width = std::max(draft.width, own_width);
-  const std::int64_t room = std::min(limits_.max_rows, limits_.token_budget / width) - draft.rows;
-  std::int64_t rows = std::min(std::max<std::int64_t>(room, 1), request.rows_left());
-  const auto seconds = [&] { return cost_.seconds((draft.rows + rows) * width); };
+  const std::int64_t fitting = room(draft, request);
+  std::int64_t rows = std::min(std::max<std::int64_t>(fitting, 1), request.rows_left());
+  const auto seconds = [&] { return cost_.seconds(places(draft, request, rows)); };
   if (draft.rows > 0) {
-    if (seconds() > cost_.seconds(draft.rows * draft.width) + cost_.seconds(rows * own_width)) {
+    if (seconds() > cost_.seconds(draft.places) + cost_.seconds(places({}, request, rows))) {
       draft.passed_over.push_back(&request);
       return;
     }
-    if (room < 1) {
+    if (fitting < 1) {
       draft.full = true;
       return;
     }
@@ -203,27 +226,28 @@ void BatchPlanner::join(Draft& draft, Request& request) const {
     if (rows == 0) return;
   }
   draft.shares.push_back({&request, rows});
+  draft.places = places(draft, request, rows);
   draft.rows += rows;
-  draft.width = width;
-  if (now_ + cost_.seconds(draft.rows * draft.width) <= request.deadline) {
+  draft.width = std::max(draft.width, width_of(request));
+  if (now_ + cost_.seconds(draft.places) <= request.deadline) {
     draft.tightest_deadline = std::min(draft.tightest_deadline, request.deadline);
   }
-  draft.full = room < request.rows_left() || draft.rows == limits_.max_rows ||
-               (draft.rows + 1) * draft.width > limits_.token_budget;
+  const std::int64_t one_more = draft.places + (limits_.packed ? 1 : draft.width);
+  draft.full =
+      fitting < request.rows_left() || draft.rows == limits_.max_rows || one_more > limits_.token_budget;
 }
 
 // When the batch must start for the sake of those that wait.
 double BatchPlanner::due_at(const Draft& draft) const {
   double due = kNever;
-  double busy_s = cost_.seconds(draft.rows * draft.width);
+  double busy_s = cost_.seconds(draft.places);
   for (const Draft::Share& share : draft.shares) {
     due = std::min({due, share.request->arrival + limits_.max_delay_s, share.request->deadline - busy_s});
   }
   for (const Request* const request : draft.passed_over) {
     // An upper bound: they may well share batches.
-    const std::int64_t rows =
-        std::min({request->rows_left(), limits_.max_rows, limits_.token_budget / width_of(*request)});
-    busy_s += cost_.seconds(rows * width_of(*request));
+    const std::int64_t rows = std::min(request->rows_left(), room({}, *request));
+    busy_s += cost_.seconds(places({}, *request, rows));
     due = std::min({due, request->arrival + limits_.max_delay_s, request->deadline - busy_s});
   }
   return due;
@@ -233,7 +257,8 @@ PlannedBatch BatchPlanner::hand_out(Draft& draft, bool flush) {
   PlannedBatch batch;
   batch.rows = draft.rows;
   batch.width = draft.width;
-  batch.estimated_s = cost_.seconds(draft.rows * draft.width);
+  batch.places = draft.places;
+  batch.estimated_s = cost_.seconds(draft.places);
   bool delayed = false;
   const std::int64_t tokens_before = queued_tokens_;
   for (const Draft::Share& share : draft.shares) {

@@ -14,21 +14,20 @@ namespace searchpipe {
 
 struct BatchLimits {
   std::int64_t max_rows = 256;
-  std::int64_t token_budget = 16384;  // padded tokens of a batch: rows x width
+  std::int64_t token_budget = 16384;  // places of a batch: rows x width, or if packed, tokens
   std::int64_t width_step = 1;  // widths are rounded up to a multiple (the shapes an engine was built for)
   double max_delay_s = 0.005;   // longest wait for company
   double starve_after_s = 0.1;  // wait after which order of arrival comes before priority
   std::int64_t max_queued_rows = 65536;
   std::int64_t max_queued_requests = 4096;
+  bool packed = false;  // rows lie one after the other: a row takes as many places as it has tokens
 };
 
-// Estimated seconds of a batch: base_s + token_s x padded tokens.
+// Estimated seconds of a batch: base_s + token_s x places.
 struct BatchCost {
   double base_s = 1e-3;
   double token_s = 1e-6;
-  double seconds(std::int64_t padded_tokens) const {
-    return base_s + token_s * static_cast<double>(padded_tokens);
-  }
+  double seconds(std::int64_t places) const { return base_s + token_s * static_cast<double>(places); }
 };
 
 // Why a request was not queued.
@@ -53,11 +52,11 @@ enum class Trigger { kFull, kDelay, kDeadline, kFlush };
 struct PlannedBatch {
   std::vector<BatchPart> parts;  // most urgent first
   std::int64_t rows = 0;
-  std::int64_t width = 0;   // tokens a row, padding included
+  std::int64_t width = 0;   // tokens of the longest row, rounded up to width_step
   std::int64_t tokens = 0;  // without padding
+  std::int64_t places = 0;  // with it
   double estimated_s = 0.0;
   Trigger trigger = Trigger::kFlush;
-  std::int64_t padded_tokens() const { return rows * width; }
 };
 
 // A batch to run now or, without one, when to ask again (infinity when nothing waits; ask again after every
@@ -134,6 +133,8 @@ class BatchPlanner {
 
   double advance(double now);
   std::int64_t width_of(const Request& request) const;
+  std::int64_t places(const Draft& draft, const Request& request, std::int64_t rows) const;
+  std::int64_t room(const Draft& draft, const Request& request) const;
   Draft compose() const;
   void join(Draft& draft, Request& request) const;
   double due_at(const Draft& draft) const;

@@ -51,15 +51,19 @@ void write_mask(std::span<const std::int32_t> lengths, const OutputMatrix& out) 
   }
 }
 
-// 0 for [CLS] query [SEP] and padding, 1 for document [SEP].
+// 0 for [CLS] query [SEP], 1 for document [SEP]; returns where the row ends.
+template <class Element, class Row>
+Element* write_types(const Row& row, Element* out) {
+  const std::int32_t second = row.document_tokens + 1;
+  return std::fill_n(std::fill_n(out, row.length - second, Element{0}), second, Element{1});
+}
+
+// The same for all rows, and 0 for padding.
 template <class Element, class Rows>
 void write_types(const Rows& rows, const OutputMatrix& out) {
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    Element* const begin = row_of<Element>(out, i);
-    const std::int32_t second = rows[i].document_tokens + 1;
-    Element* next = std::fill_n(begin, rows[i].length - second, Element{0});
-    next = std::fill_n(next, second, Element{1});
-    std::fill_n(next, out.columns - rows[i].length, Element{0});
+    Element* const end = write_types(rows[i], row_of<Element>(out, i));
+    std::fill_n(end, out.columns - rows[i].length, Element{0});
   }
 }
 
@@ -168,19 +172,35 @@ PackedLayout PairPacker::layout(const PairBatch& batch, const TokenStore& store)
 }
 
 template <class Id>
+Id* PairPacker::write_ids(const Row& row, const TokenStore& store, Id* out) const {
+  *out++ = special_.cls;
+  out = std::copy(row.query.begin(), row.query.end(), out);
+  *out++ = special_.sep;
+  store.copy(row.document, row.document_tokens, out);
+  out += row.document_tokens;
+  *out++ = special_.sep;
+  return out;
+}
+
+template <class Id>
 void PairPacker::write_ids(std::span<const Row> rows, const TokenStore& store,
                            const OutputMatrix& out) const {
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    const Row& row = rows[i];
-    Id* next = row_of<Id>(out, i);
-    *next++ = special_.cls;
-    next = std::copy(row.query.begin(), row.query.end(), next);
-    *next++ = special_.sep;
-    store.copy(row.document, row.document_tokens, next);
-    next += row.document_tokens;
-    *next++ = special_.sep;
-    std::fill_n(next, out.columns - row.length, static_cast<Id>(special_.pad));
+    Id* const end = write_ids(rows[i], store, row_of<Id>(out, i));
+    std::fill_n(end, out.columns - rows[i].length, static_cast<Id>(special_.pad));
   }
+}
+
+PackedLayout PairPacker::pack_flat(const PairBatch& batch, const TokenStore& store,
+                                   const FlatOutputs& outputs) const {
+  PackedLayout layout;
+  std::int32_t* ids = outputs.input_ids;
+  std::int32_t* types = outputs.token_type_ids;
+  for (const Row& row : plan(batch, store, layout)) {
+    ids = write_ids(row, store, ids);
+    if (types != nullptr) types = write_types(row, types);
+  }
+  return layout;
 }
 
 PackedLayout PairPacker::pack(const PairBatch& batch, const TokenStore& store,

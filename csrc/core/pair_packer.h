@@ -57,6 +57,12 @@ struct PackOutputs {
   std::optional<OutputMatrix> token_type_ids;
 };
 
+// Arrays for rows one after the other, with room for total_tokens of their layout.
+struct FlatOutputs {
+  std::int32_t* input_ids;
+  std::int32_t* token_type_ids;  // or null
+};
+
 // Writes the inputs of a BERT-like cross-encoder straight into the caller's buffers.
 //
 // Truncation, for a query of q and a document of d tokens, keeps the first
@@ -76,6 +82,10 @@ class PairPacker {
   // does, and std::invalid_argument for a buffer that is too small, in which case nothing was written.
   PackedLayout pack(const PairBatch& batch, const TokenStore& store, const PackOutputs& outputs) const;
 
+  // The same rows in the same order without padding: a row begins where the one before it ends. The arrays'
+  // room is the caller's to check, by layout(). Throws as layout() does.
+  PackedLayout pack_flat(const PairBatch& batch, const TokenStore& store, const FlatOutputs& outputs) const;
+
   const SpecialTokens& special() const { return special_; }
   const PairLimits& limits() const { return limits_; }
 
@@ -85,6 +95,8 @@ class PairPacker {
  private:
   struct Row;
   std::vector<Row> plan(const PairBatch& batch, const TokenStore& store, PackedLayout& layout) const;
+  template <class Id>
+  Id* write_ids(const Row& row, const TokenStore& store, Id* out) const;
   template <class Id>
   void write_ids(std::span<const Row> rows, const TokenStore& store, const OutputMatrix& out) const;
 

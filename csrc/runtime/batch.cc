@@ -26,13 +26,22 @@ Batch make_batch(std::span<const Row> wave, const BucketBatch& cut, bool exact_s
 
 std::vector<DeviceCopy> pack(Batch& batch, Executor& executor) {
   const SlotView view = executor.view(batch.slot, batch.shape);
-  const RowMemory memory{batch.shape.tokens, view.ids, view.mask, view.types};
+  RowMemory memory(executor.shape(), batch.shape, view);
   const std::size_t row_bytes = static_cast<std::size_t>(executor.shape().output_width) * sizeof(float);
   std::vector<DeviceCopy> copies;
+  std::vector<std::int32_t> lengths;  // of the rows written
+  lengths.reserve(batch.rows);
   std::size_t first = 0;
   for (Group& group : batch.groups) {
     group.first = first;
-    group.order = group.ticket->source().write(group.rows, memory.from(first));
+    group.order = group.ticket->source().write(group.rows, memory);
+    std::size_t tokens = 0;
+    for (const std::int32_t place : group.order) {
+      const auto row = static_cast<std::size_t>(group.rows[static_cast<std::size_t>(place)]);
+      lengths.push_back(group.ticket->source().lengths()[row]);
+      tokens += static_cast<std::size_t>(lengths.back());
+    }
+    memory = memory.after(group.rows.size(), tokens);
     if (const std::uint64_t target = group.ticket->options().device_output; target != 0) {
       for (std::size_t i = 0; i < group.order.size(); ++i) {
         const auto row = static_cast<std::size_t>(group.rows[static_cast<std::size_t>(group.order[i])]);
@@ -41,7 +50,7 @@ std::vector<DeviceCopy> pack(Batch& batch, Executor& executor) {
     }
     first += group.rows.size();
   }
-  write_filler_rows(static_cast<std::size_t>(batch.shape.rows) - first, memory.from(first));
+  complete_rows(lengths, executor.shape(), batch.shape, view);
   return copies;
 }
 

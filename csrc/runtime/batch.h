@@ -40,7 +40,7 @@ struct Batch {
 // Gathers rows [cut.begin, cut.end) by request, leaving out those whose request has ended meanwhile.
 Batch make_batch(std::span<const Row> wave, const BucketBatch& cut, bool exact_shape);
 
-// Writes the batch into its slot, filler rows included; returns the rows that are wanted in device memory
+// Writes the batch into its slot; returns the rows that are wanted in device memory
 // too.
 std::vector<DeviceCopy> pack(Batch& batch, Executor& executor);
 

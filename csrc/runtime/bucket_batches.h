@@ -23,22 +23,23 @@ struct BucketBatch {
   Bucket shape;
 };
 
-// Cuts rows into batches so that the sum of their costs is least.
+// Cuts rows into batches so that the sum of their costs is least, among the
+// ways to cut that keep the order of `lengths`.
 //
-// `lengths` is sorted longest first, so a batch is a run of neighbours and its
-// first row decides which buckets fit; dynamic programming over the places to
-// cut is then exact: best(i) = min over buckets b wide enough for row i of
-// cost(b) + best(i + rows of b). O(rows x buckets).
+// Dynamic programming over the places to cut: best(i) = min over buckets b of
+// cost(b) + best(i + rows that b holds from row i on). A bucket is filled as
+// far as it goes, since fewer rows never cost more. O(rows x buckets).
+// Padded rows have to be sorted longest first: the first row of a batch then
+// decides which buckets are wide enough.
 //
-// `exact_shape`: the engine runs any shape up to the bucket, so a batch costs
-// what it really holds and is not filled up. Throws std::invalid_argument for
-// a length that no bucket holds.
-std::vector<BucketBatch> cut_into_batches(std::span<const std::int32_t> lengths,
-                                          const std::vector<Bucket>& buckets,
+// `exact_shape` (padded rows only): the engine runs any shape up to the
+// bucket, so a batch costs what it really holds and is not filled up. Throws
+// std::invalid_argument for a length that no bucket holds.
+std::vector<BucketBatch> cut_into_batches(std::span<const std::int32_t> lengths, const EngineShape& engine,
                                           const std::vector<BucketCost>& costs, bool exact_shape);
 
-// The straight line of seconds over padded tokens that fits the buckets best (least squares), as the batch
+// The straight line of seconds over token places that fits the buckets best (least squares), as the batch
 // planner wants it; never below zero.
-BatchCost fit_cost(const std::vector<Bucket>& buckets, const std::vector<BucketCost>& costs);
+BatchCost fit_cost(const EngineShape& engine, const std::vector<BucketCost>& costs);
 
 }  // namespace searchpipe::runtime

@@ -5,17 +5,10 @@
 #include <vector>
 
 #include "runtime/bucket_batches.h"
+#include "runtime/row_memory.h"
 #include "runtime/shape.h"
 
 namespace searchpipe::runtime {
-
-// Where a batch of one slot is written and its output read, on the host.
-struct SlotView {
-  std::int32_t* ids = nullptr;  // [rows, tokens] each, without gaps between rows
-  std::int32_t* mask = nullptr;
-  std::int32_t* types = nullptr;  // null if the engine takes two inputs
-  float* output = nullptr;        // [rows, output_width]
-};
 
 // A row of the output that is also wanted in device memory.
 struct DeviceCopy {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "cuda/error.h"
+#include "runtime/row_memory.h"
 
 namespace searchpipe::runtime {
 namespace {
@@ -18,6 +19,17 @@ constexpr int kRecoveryRuns = 3;
 EngineShape validated(EngineShape shape) {
   shape.validate();
   return shape;
+}
+
+// Lengths of rows that leave nothing of a bucket empty. Packed rows, if the bucket has rows enough, are two
+// thirds of the longest: about what a limit leaves of texts whose longest it cuts.
+std::vector<std::int32_t> full_rows(const EngineShape& shape, const Bucket& bucket) {
+  if (!shape.packed()) return std::vector<std::int32_t>(static_cast<std::size_t>(bucket.rows), bucket.tokens);
+  const std::int32_t typical = std::max(2 * shape.longest_row / 3, 1);
+  const std::int32_t rows = std::min((bucket.tokens + typical - 1) / typical, bucket.rows);
+  std::vector<std::int32_t> lengths(static_cast<std::size_t>(rows), bucket.tokens / rows);
+  for (std::int32_t row = 0; row < bucket.tokens % rows; ++row) ++lengths[static_cast<std::size_t>(row)];
+  return lengths;
 }
 
 }  // namespace
@@ -51,9 +63,8 @@ void GraphEngine::close() {
 
 GraphEngine::Addresses GraphEngine::addresses(const Bucket& bucket) const {
   Addresses result;
-  for (int i = 0; i < shape_.inputs; ++i) {
-    result.inputs.push_back(input_.address() +
-                            EngineShape::input_stride(bucket) * static_cast<std::size_t>(i));
+  for (const InputArray& array : shape_.input_arrays(bucket)) {
+    result.inputs.push_back(input_.address() + array.offset);
   }
   result.output = output_.address();
   return result;
@@ -99,12 +110,13 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::str
 // What the plain and the timed runs compute: rows without padding, for kernels that skip padding would seem
 // faster than they are. The ids are 1, the types 0: every vocabulary has them.
 void GraphEngine::write_full_rows(const Bucket& bucket) {
-  const std::vector<std::int32_t> ones(static_cast<std::size_t>(bucket.area()), 1);
-  const std::size_t bytes = ones.size() * sizeof(std::int32_t);
-  const std::vector<std::uint64_t> inputs = addresses(bucket).inputs;
-  stream_.copy_to_device(inputs[0], ones.data(), bytes);
-  stream_.copy_to_device(inputs[1], ones.data(), bytes);
-  if (inputs.size() == 3) stream_.fill(inputs[2], 0, bytes);
+  const std::size_t bytes = shape_.input_bytes(bucket);
+  std::vector<std::int32_t> block(bytes / sizeof(std::int32_t), 0);
+  const SlotView view = slot_view(shape_, bucket, block.data(), nullptr);
+  std::fill_n(view.ids, shape_.places(bucket), 1);
+  if (view.mask != nullptr) std::fill_n(view.mask, shape_.places(bucket), 1);
+  complete_rows(full_rows(shape_, bucket), shape_, bucket, view);
+  stream_.copy_to_device(input_.address(), block.data(), bytes);
   stream_.synchronize();
 }
 

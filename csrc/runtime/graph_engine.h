@@ -38,7 +38,7 @@ class GraphEngine {
  public:
   // Where a bucket's arrays lie in device memory.
   struct Addresses {
-    std::vector<std::uint64_t> inputs;  // int32 [rows, tokens] each
+    std::vector<std::uint64_t> inputs;  // int32, in the order of EngineShape
     std::uint64_t output = 0;           // float32 [rows, output_width]
   };
   // Puts one batch of `bucket` on `stream` and returns without waiting. Throws if it cannot.

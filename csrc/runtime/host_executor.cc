@@ -12,6 +12,7 @@ constexpr BucketCost kAssumedCost{1.0, 0.1};
 HostExecutor::HostExecutor(EngineShape shape, Compute compute, int slots, std::vector<BucketCost> costs)
     : shape_(std::move(shape)), compute_(std::move(compute)), costs_(std::move(costs)) {
   shape_.validate();
+  if (shape_.packed()) throw std::invalid_argument("a host engine takes padded rows, not packed ones");
   if (slots < 1 || slots > 64) {
     throw std::invalid_argument("slots is " + std::to_string(slots) + ", must be 1 to 64");
   }
@@ -30,9 +31,7 @@ HostExecutor::HostExecutor(EngineShape shape, Compute compute, int slots, std::v
 SlotView HostExecutor::view(int slot, const Bucket& shape) {
   Slot& it = slots_[static_cast<std::size_t>(slot)];
   it.shape = shape;
-  std::int32_t* ids = it.input.data();
-  const std::int64_t area = shape.area();
-  return {ids, ids + area, shape_.inputs == 3 ? ids + 2 * area : nullptr, it.output.data()};
+  return slot_view(shape_, shape, it.input.data(), it.output.data());
 }
 
 void HostExecutor::submit(int, int, const Bucket&, std::span<const DeviceCopy> copies) {

@@ -28,6 +28,9 @@ std::vector<std::int32_t> PairRows::write(std::span<const std::int32_t> rows, co
   docs.reserve(rows.size());
   for (const std::int32_t row : rows) docs.push_back(docs_[static_cast<std::size_t>(row)]);
   const std::span<const std::int32_t> queries[] = {query_};
+  if (memory.layout == RowLayout::kPacked) {
+    return packer_.pack_flat({queries, {}, docs}, *store_, {memory.ids, memory.types}).permutation;
+  }
   PackOutputs out{
       matrix(memory.ids, rows.size(), memory.width), matrix(memory.mask, rows.size(), memory.width), {}};
   if (memory.types != nullptr) out.token_type_ids = matrix(memory.types, rows.size(), memory.width);

@@ -1,21 +1,12 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "runtime/row_memory.h"
+
 namespace searchpipe::runtime {
-
-// Rows of one batch in memory: `width` places each, without gaps between them.
-struct RowMemory {
-  std::int32_t width = 0;
-  std::int32_t* ids = nullptr;
-  std::int32_t* mask = nullptr;
-  std::int32_t* types = nullptr;  // null if the engine takes no token types
-
-  RowMemory from(std::size_t row) const;
-};
 
 // The rows of one request, written on demand straight into a batch's memory.
 // Immutable: any thread may call everything.
@@ -33,9 +24,5 @@ class RowSource {
  protected:
   std::vector<std::int32_t> lengths_;
 };
-
-// Writes `count` rows that stand for nothing, to fill a bucket up: one visible token each, so that no softmax
-// runs over an empty set.
-void write_filler_rows(std::size_t count, const RowMemory& memory);
 
 }  // namespace searchpipe::runtime

@@ -4,7 +4,10 @@
 #include <cmath>
 #include <exception>
 #include <limits>
+#include <string>
 #include <utility>
+
+#include "cuda/nvtx.h"
 
 namespace searchpipe::runtime {
 namespace {
@@ -17,11 +20,13 @@ double deadline_of(const RequestOptions& options) {
 
 BatchLimits make_limits(const Executor& executor, const ScorerOptions& options) {
   BatchLimits limits;
-  limits.max_rows = executor.shape().max_rows();
+  const EngineShape& shape = executor.shape();
+  limits.packed = shape.packed();
+  limits.max_rows = shape.max_rows();
   limits.token_budget = options.batch_tokens;
-  if (limits.token_budget == 0) limits.token_budget = executor.shape().buckets.back().area();
+  if (limits.token_budget == 0) limits.token_budget = shape.places(shape.buckets.back());
   // A row must fit, however small the budget is.
-  limits.token_budget = std::max<std::int64_t>(limits.token_budget, executor.shape().max_tokens());
+  limits.token_budget = std::max<std::int64_t>(limits.token_budget, shape.longest_row);
   limits.max_delay_s = options.max_delay_s;
   limits.max_queued_rows = options.max_queued_rows;
   return limits;
@@ -31,7 +36,7 @@ BatchLimits make_limits(const Executor& executor, const ScorerOptions& options) 
 
 Scorer::Scorer(std::shared_ptr<Executor> executor, const ScorerOptions& options)
     : executor_(std::move(executor)),
-      planner_(make_limits(*executor_, options), fit_cost(executor_->shape().buckets, executor_->costs())) {
+      planner_(make_limits(*executor_, options), fit_cost(executor_->shape(), executor_->costs())) {
   for (int slot = executor_->slots(); slot-- > 0;) free_slots_.push_back(slot);
   worker_ = std::thread([this] { work(); });
   completer_ = std::thread([this] { complete(); });
@@ -42,11 +47,11 @@ Scorer::~Scorer() { close(true); }
 std::shared_ptr<Ticket> Scorer::submit(std::unique_ptr<RowSource> rows, const RequestOptions& options) {
   const std::vector<std::int32_t>& lengths = rows->lengths();
   const auto count = static_cast<std::int64_t>(lengths.size());
-  const std::int32_t limit = executor_->shape().max_tokens();
+  const std::int32_t limit = executor_->shape().longest_row;
   for (std::size_t row = 0; row < lengths.size(); ++row) {
     if (lengths[row] > limit) {
       throw std::invalid_argument("row " + std::to_string(row) + " has " + std::to_string(lengths[row]) +
-                                  " tokens, the widest bucket " + std::to_string(limit) +
+                                  " tokens, the engine takes " + std::to_string(limit) +
                                   "; lower the packer's max_tokens or prepare a wider bucket");
     }
   }
@@ -208,7 +213,7 @@ void Scorer::submit_wave(std::vector<Row>& wave) {
   lengths.reserve(wave.size());
   for (const Row& row : wave) lengths.push_back(row.length);
   const std::vector<BucketBatch> batches =
-      cut_into_batches(lengths, executor_->shape().buckets, executor_->costs(), executor_->exact_shape());
+      cut_into_batches(lengths, executor_->shape(), executor_->costs(), executor_->exact_shape());
   for (const BucketBatch& cut : batches) {
     const int slot = acquire_slot();
     Batch batch = make_batch(wave, cut, executor_->exact_shape());
@@ -217,6 +222,8 @@ void Scorer::submit_wave(std::vector<Row>& wave) {
       release_slot(slot);
       continue;
     }
+    const nvtx::Range range(
+        [&] { return "batch " + to_string(batch.shape) + " slot " + std::to_string(slot); });
     try {
       const std::vector<DeviceCopy> copies = pack(batch, *executor_);
       executor_->submit(slot, batch.bucket, batch.shape, copies);
@@ -250,6 +257,7 @@ void Scorer::complete() {
       batch = std::move(in_flight_.front());
       in_flight_.pop_front();
     }
+    const nvtx::Range range([&] { return "wait slot " + std::to_string(batch.slot); });
     std::string error = broken;
     try {
       if (error.empty()) executor_->wait(batch.slot);
@@ -264,7 +272,7 @@ void Scorer::complete() {
         ++stats_.batches;
         stats_.rows += batch.rows;
         stats_.real_tokens += batch.real_tokens;
-        stats_.padded_tokens += static_cast<std::uint64_t>(batch.shape.area());
+        stats_.padded_tokens += static_cast<std::uint64_t>(executor_->shape().places(batch.shape));
       }
     }
     // The slot goes back before callers are told: what they do then (Python callbacks) may take a while.

@@ -20,7 +20,7 @@ namespace searchpipe::runtime {
 
 struct ScorerOptions {
   std::int64_t max_queued_rows = 16384;  // of requests that wait; more are refused
-  std::int64_t batch_tokens = 0;  // requests are merged up to so many padded tokens; 0: the largest bucket's
+  std::int64_t batch_tokens = 0;  // requests are merged up to so many token places; 0: the largest bucket's
   double max_delay_s = 0.0005;    // longest wait for company while another batch runs; none if none runs
 };
 
@@ -29,7 +29,7 @@ struct ScorerStats {
   std::uint64_t batches = 0;
   std::uint64_t rows = 0;           // that were scored
   std::uint64_t real_tokens = 0;    // of those rows
-  std::uint64_t padded_tokens = 0;  // of their batches, padding and filler rows included
+  std::uint64_t padded_tokens = 0;  // places of their batches, whether tokens were in them or not
   std::uint64_t late_rows = 0;      // given up at the deadline
   std::uint64_t failed_batches = 0;
   std::int64_t queued_rows = 0;        // now

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "core/message.h"
+
 namespace searchpipe::runtime {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
 constexpr std::int32_t kMaxRows = 1 << 16;
-constexpr std::int32_t kMaxTokens = 1 << 15;
+constexpr std::int32_t kMaxRowTokens = 1 << 15;
+constexpr std::int32_t kMaxPackedTokens = 1 << 22;
 
 template <class Field>
 auto largest(const std::vector<Bucket>& buckets, Field field) {
@@ -25,41 +28,81 @@ std::string to_string(const Bucket& bucket) {
 
 void EngineShape::validate() {
   if (buckets.empty()) throw std::invalid_argument("an engine needs at least one bucket (rows, tokens)");
+  const std::int32_t most_tokens = packed() ? kMaxPackedTokens : kMaxRowTokens;
   for (const Bucket& bucket : buckets) {
-    if (bucket.rows < 1 || bucket.rows > kMaxRows || bucket.tokens < 1 || bucket.tokens > kMaxTokens) {
-      throw std::invalid_argument("bucket " + to_string(bucket) + " is outside 1.." +
-                                  std::to_string(kMaxRows) + " rows and 1.." + std::to_string(kMaxTokens) +
-                                  " tokens");
+    if (bucket.rows < 1 || bucket.rows > kMaxRows || bucket.tokens < 1 || bucket.tokens > most_tokens) {
+      throw std::invalid_argument(message("bucket ", to_string(bucket), " is outside 1..", kMaxRows,
+                                          " rows and 1..", most_tokens, " tokens"));
     }
   }
-  if (inputs != 2 && inputs != 3) {
-    throw std::invalid_argument("an engine takes 2 inputs (ids, mask) or 3 (and token types), not " +
-                                std::to_string(inputs));
+  if (packed()) {
+    validate_packed();
+  } else {
+    if (inputs != 2 && inputs != 3) {
+      throw std::invalid_argument(message(
+          "an engine of padded rows takes 2 inputs (ids, mask) or 3 (and token types), not ", inputs));
+    }
+    longest_row = largest(buckets, [](const Bucket& b) { return b.tokens; });
   }
   if (output_width < 1) {
-    throw std::invalid_argument("output_width is " + std::to_string(output_width) + ", must be 1 or more");
+    throw std::invalid_argument(message("output_width is ", output_width, ", must be 1 or more"));
   }
-  std::sort(buckets.begin(), buckets.end(), [](const Bucket& a, const Bucket& b) {
-    return a.area() != b.area() ? a.area() < b.area() : a.tokens < b.tokens;
+  std::sort(buckets.begin(), buckets.end(), [this](const Bucket& a, const Bucket& b) {
+    return places(a) != places(b) ? places(a) < places(b)
+           : a.tokens != b.tokens ? a.tokens < b.tokens
+                                  : a.rows < b.rows;
   });
   buckets.erase(std::unique(buckets.begin(), buckets.end()), buckets.end());
+}
+
+void EngineShape::validate_packed() const {
+  if (longest_row < 1 || longest_row > kMaxRowTokens) {
+    throw std::invalid_argument(message("longest_row is ", longest_row, ", must be 1 to ", kMaxRowTokens));
+  }
+  if (inputs != 5 && inputs != 6) {
+    throw std::invalid_argument(
+        message("an engine of packed rows takes 5 inputs or, with token types, 6, not ", inputs));
+  }
+  for (const Bucket& bucket : buckets) {
+    if (bucket.tokens > std::int64_t{bucket.rows} * longest_row) {
+      throw std::invalid_argument(message("bucket ", to_string(bucket), " has more tokens than ", bucket.rows,
+                                          " rows of ", longest_row, " can have"));
+    }
+  }
+  if (largest(buckets, [](const Bucket& b) { return b.tokens; }) < longest_row) {
+    throw std::invalid_argument(message("no bucket has the tokens of the longest row, ", longest_row));
+  }
+}
+
+std::int64_t EngineShape::places(const Bucket& bucket) const {
+  return packed() ? bucket.tokens : std::int64_t{bucket.rows} * bucket.tokens;
 }
 
 std::int32_t EngineShape::max_rows() const {
   return largest(buckets, [](const Bucket& b) { return b.rows; });
 }
 
-std::int32_t EngineShape::max_tokens() const {
-  return largest(buckets, [](const Bucket& b) { return b.tokens; });
-}
-
-std::size_t EngineShape::input_stride(const Bucket& bucket) {
-  const std::size_t bytes = static_cast<std::size_t>(bucket.area()) * sizeof(std::int32_t);
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+std::vector<InputArray> EngineShape::input_arrays(const Bucket& bucket) const {
+  const auto tokens = static_cast<std::size_t>(places(bucket));
+  const auto rows = static_cast<std::size_t>(bucket.rows);
+  std::vector<std::size_t> sizes(static_cast<std::size_t>(inputs), tokens);
+  if (packed()) {
+    sizes[2] = rows + 1;
+    sizes[3] = rows;
+    sizes[4] = rows * static_cast<std::size_t>(longest_row);
+  }
+  std::vector<InputArray> arrays;
+  std::size_t offset = 0;
+  for (const std::size_t elements : sizes) {
+    arrays.push_back({offset, elements});
+    offset += (elements * sizeof(std::int32_t) + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  return arrays;
 }
 
 std::size_t EngineShape::input_bytes(const Bucket& bucket) const {
-  return input_stride(bucket) * static_cast<std::size_t>(inputs);
+  const InputArray last = input_arrays(bucket).back();
+  return last.offset + last.elements * sizeof(std::int32_t);
 }
 
 std::size_t EngineShape::output_bytes(const Bucket& bucket) const {

@@ -7,37 +7,62 @@
 
 namespace searchpipe::runtime {
 
-// A batch shape that an engine is prepared for: rows x tokens.
+// How the rows of a batch lie in its inputs.
+enum class RowLayout {
+  kPadded,  // a matrix: every row takes as many places as the widest
+  kPacked,  // one row after the other, nothing between them
+};
+
+// A batch shape that an engine is prepared for: rows, and tokens of each row (padded) or of all rows together
+// (packed).
 struct Bucket {
   std::int32_t rows = 0;
   std::int32_t tokens = 0;
 
-  std::int64_t area() const { return std::int64_t{rows} * tokens; }
   bool operator==(const Bucket&) const = default;
 };
 
 std::string to_string(const Bucket& bucket);  // "64 x 96"
 
-// What an engine takes and gives: `inputs` arrays of int32 [rows, tokens]
-// (token ids, attention mask and, if three, token types) and one array of
-// float32 [rows, output_width] (1 for a cross-encoder, the vector's length
-// for an encoder).
+// Where an input lies in the block of a bucket's inputs.
+struct InputArray {
+  std::size_t offset = 0;    // bytes from the block's start
+  std::size_t elements = 0;  // int32
+};
+
+// What an engine takes and gives. Inputs, all int32, for a bucket of R rows and T tokens:
+//
+//   padded   ids [R, T], mask [R, T] and, if three, token types [R, T]
+//   packed   ids [T], positions in their row [T], ends [R + 1] (row r is tokens ends[r] to ends[r + 1], rows
+//            that are not there are empty), firsts [R] (each row's first token; 0 for rows that are not
+//            there), token_offset [R, longest_row] (first, for every token, row x longest_row + position;
+//            then the places of that matrix that no token has) and, if six, token types [T]
+//
+// The output is float32 [R, output_width]: 1 for a cross-encoder, the vector's length for an encoder.
 struct EngineShape {
   std::vector<Bucket> buckets;
   std::int32_t inputs = 3;
   std::int32_t output_width = 1;
+  RowLayout layout = RowLayout::kPadded;
+  std::int32_t longest_row = 0;  // tokens; validate() sets it for padded engines
 
-  // Throws std::invalid_argument naming what is wrong. Sorts the buckets by area and drops duplicates.
+  // Throws std::invalid_argument naming what is wrong. Sorts the buckets by places and drops duplicates.
   void validate();
+  bool packed() const { return layout == RowLayout::kPacked; }
+  // Token places of a batch, whether tokens are in them or not.
+  std::int64_t places(const Bucket& bucket) const;
   std::int32_t max_rows() const;
-  std::int32_t max_tokens() const;
-  // Bytes from one input array to the next: a bucket's inputs lie in one block, each at a multiple of 256
-  // bytes as TensorRT wants it, so that one copy moves them all.
-  static std::size_t input_stride(const Bucket& bucket);
+  // A bucket's inputs lie in one block, each at a multiple of 256 bytes as TensorRT wants it, so that one
+  // copy moves them all. In the order above.
+  std::vector<InputArray> input_arrays(const Bucket& bucket) const;
   std::size_t input_bytes(const Bucket& bucket) const;
   std::size_t output_bytes(const Bucket& bucket) const;
   std::size_t max_input_bytes() const;
   std::size_t max_output_bytes() const;
+  bool operator==(const EngineShape&) const = default;
+
+ private:
+  void validate_packed() const;
 };
 
 }  // namespace searchpipe::runtime

@@ -16,11 +16,9 @@ std::vector<std::shared_ptr<GraphEngine>> checked(std::vector<std::shared_ptr<Gr
     if (lane == nullptr || !lane->prepared()) {
       throw std::invalid_argument("an engine of the staging ring is not prepared; call prepare() first");
     }
-    const EngineShape& first = lanes.front()->shape();
-    if (lane->device() != lanes.front()->device() || lane->shape().buckets != first.buckets ||
-        lane->shape().inputs != first.inputs || lane->shape().output_width != first.output_width) {
+    if (lane->device() != lanes.front()->device() || lane->shape() != lanes.front()->shape()) {
       throw std::invalid_argument(
-          "the engines of one staging ring must share device, buckets, inputs and width");
+          "the engines of one staging ring must share device, buckets, layout, inputs and width");
     }
   }
   return lanes;
@@ -68,14 +66,7 @@ void StagingRing::enter_thread() {
 
 SlotView StagingRing::view(int slot, const Bucket& shape) {
   Slot& it = *slots_[static_cast<std::size_t>(slot)];
-  auto* base = static_cast<char*>(it.pinned_in.data());
-  const std::size_t stride = EngineShape::input_stride(shape);
-  SlotView view;
-  view.ids = reinterpret_cast<std::int32_t*>(base);
-  view.mask = reinterpret_cast<std::int32_t*>(base + stride);
-  if (this->shape().inputs == 3) view.types = reinterpret_cast<std::int32_t*>(base + 2 * stride);
-  view.output = static_cast<float*>(it.pinned_out.data());
-  return view;
+  return slot_view(this->shape(), shape, it.pinned_in.data(), it.pinned_out.data());
 }
 
 void StagingRing::submit(int slot, int bucket, const Bucket& shape, std::span<const DeviceCopy> copies) {

@@ -25,17 +25,21 @@ TextRows::TextRows(std::vector<std::vector<std::int32_t>> texts, std::int32_t cl
 }
 
 std::vector<std::int32_t> TextRows::write(std::span<const std::int32_t> rows, const RowMemory& memory) const {
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const RowMemory out = memory.from(i);
-    const auto row = static_cast<std::size_t>(rows[i]);
+  RowMemory out = memory;
+  for (const std::int32_t index : rows) {
+    const auto row = static_cast<std::size_t>(index);
     const std::int32_t length = lengths_[row];
+    const std::int32_t places = out.places(length);
     out.ids[0] = cls_id_;
     std::copy(texts_[row].begin(), texts_[row].end(), out.ids + 1);
     out.ids[length - 1] = sep_id_;
-    std::fill(out.ids + length, out.ids + out.width, pad_id_);
-    std::fill_n(out.mask, length, 1);
-    std::fill(out.mask + length, out.mask + out.width, 0);
-    if (out.types != nullptr) std::fill_n(out.types, out.width, 0);
+    std::fill(out.ids + length, out.ids + places, pad_id_);
+    if (out.mask != nullptr) {
+      std::fill_n(out.mask, length, 1);
+      std::fill(out.mask + length, out.mask + places, 0);
+    }
+    if (out.types != nullptr) std::fill_n(out.types, places, 0);
+    out = out.after(1, static_cast<std::size_t>(length));
   }
   std::vector<std::int32_t> order(rows.size());
   std::iota(order.begin(), order.end(), 0);

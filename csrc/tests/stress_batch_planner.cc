@@ -72,7 +72,7 @@ void serve(Shared& shared, bool flush) {
     expect(decision.ask_again_at > shared.now, "told to ask again in the past");
     return;
   }
-  expect(decision.batch->rows <= 32 && decision.batch->padded_tokens() <= 2048, "a batch exceeds its limits");
+  expect(decision.batch->rows <= 32 && decision.batch->places <= 2048, "a batch exceeds its limits");
   for (const searchpipe::BatchPart& part : decision.batch->parts) {
     std::int64_t& left = shared.rows_left.at(part.request);
     expect(part.rows >= 1 && part.rows <= left, "rows were served twice");

@@ -33,6 +33,7 @@ constexpr int kRequests = 60;
 constexpr std::int32_t kMaxTokens = 32;
 constexpr std::int32_t kWidth = 2;
 const std::vector<Bucket> kBuckets = {{2, 16}, {8, 16}, {8, 32}};
+const std::vector<Bucket> kPackedBuckets = {{2, 20}, {8, 64}, {16, 100}};
 
 std::atomic<int> mistakes{0};
 
@@ -40,25 +41,38 @@ void mistake(const std::string& what) {
   if (mistakes.fetch_add(1) == 0) std::fprintf(stderr, "%s\n", what.c_str());
 }
 
-EngineShape shape() { return {kBuckets, 3, kWidth}; }
+EngineShape shape(bool packed = false) {
+  if (packed) return {kPackedBuckets, 6, kWidth, RowLayout::kPacked, kMaxTokens};
+  return {kBuckets, 3, kWidth};
+}
 
-struct LaunchArguments {
-  std::uint64_t values[fake_cuda::kKernelArguments];
+struct Launch {
+  fake_cuda::Kernel kernel = nullptr;
+  std::vector<std::uint64_t> arguments;
 };
 
-void compute(void* data) { fake_cuda::row_scores(static_cast<LaunchArguments*>(data)->values); }
+void compute(void* data) {
+  const auto* launch = static_cast<Launch*>(data);
+  launch->kernel(launch->arguments.data());
+}
 
 // The row model as a host function in the stream: works on the fake, whose device memory is host memory.
-std::shared_ptr<GraphEngine> device_engine(const std::shared_ptr<cuda::Device>& device, bool capture) {
-  auto engine = std::make_shared<GraphEngine>(device, shape());
-  auto arguments = std::make_shared<std::vector<LaunchArguments>>(kBuckets.size());
-  engine->set_enqueue([arguments](int index, const Bucket& bucket, const GraphEngine::Addresses& at,
-                                  cuda::StreamHandle stream) {
-    LaunchArguments& launch = (*arguments)[static_cast<std::size_t>(index)];
-    const LaunchArguments wanted = {{at.inputs[0], at.inputs[1], at.inputs[2], at.output,
-                                     static_cast<std::uint64_t>(bucket.rows),
-                                     static_cast<std::uint64_t>(bucket.tokens), kWidth}};
-    if (launch.values[0] == 0) launch = wanted;  // the same for every launch of a bucket: written once
+std::shared_ptr<GraphEngine> device_engine(const std::shared_ptr<cuda::Device>& device, bool capture,
+                                           bool packed = false) {
+  auto engine = std::make_shared<GraphEngine>(device, shape(packed));
+  auto launches = std::make_shared<std::vector<Launch>>(engine->shape().buckets.size());
+  engine->set_enqueue([launches, packed](int index, const Bucket& bucket, const GraphEngine::Addresses& at,
+                                         cuda::StreamHandle stream) {
+    Launch& launch = (*launches)[static_cast<std::size_t>(index)];
+    if (launch.kernel == nullptr) {  // the same for every launch of a bucket: written once
+      launch.arguments = at.inputs;
+      const std::int32_t last = packed ? kMaxTokens : bucket.tokens;
+      for (const std::uint64_t value : {at.output, static_cast<std::uint64_t>(bucket.rows),
+                                        static_cast<std::uint64_t>(last), std::uint64_t{kWidth}}) {
+        launch.arguments.push_back(value);
+      }
+      launch.kernel = packed ? fake_cuda::packed_row_scores : fake_cuda::row_scores;
+    }
     cuda::check(cuda::driver().cuLaunchHostFunc(stream, compute, &launch), "cuLaunchHostFunc");
   });
   engine->prepare(capture);
@@ -155,6 +169,10 @@ int main() {
     stress(std::make_shared<StagingRing>(std::vector{device_engine(device, true)}, 3), close_early);
     stress(std::make_shared<StagingRing>(
                std::vector{device_engine(device, true), device_engine(device, false)}, 4),
+           close_early);
+    stress(std::make_shared<StagingRing>(std::vector{device_engine(device, true, true)}, 3), close_early);
+    stress(std::make_shared<StagingRing>(
+               std::vector{device_engine(device, true, true), device_engine(device, false, true)}, 4),
            close_early);
   }
   if (mistakes > 0) return 1;

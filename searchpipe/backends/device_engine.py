@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 Enqueue = Callable[[int, Bucket, list[int], int, int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model on one lane.
+
+    Attributes:
+        enqueue: puts one batch on the lane's stream.
+        held: what must stay alive for it.
+        why_not_captured: a reason against CUDA graphs, empty if there is none.
+    """
+
+    enqueue: Enqueue
+    held: object
+    why_not_captured: str = ""
+
+
 @dataclass(slots=True)
 class DeviceEngine:
     """A model prepared on one GPU: graphs for each bucket, on one or more lanes.
@@ -27,7 +42,7 @@ class DeviceEngine:
 
     name: str
     runtime: str  # "onnxruntime 1.31.1 CUDA", "tensorrt 11.1.0" ...
-    inputs: int  # 2, or 3 with token types
+    inputs: int  # arrays that a batch consists of
     output_width: int
     lanes: list[_core.GraphEngine]
     executor: _core.StagingRing
@@ -35,7 +50,7 @@ class DeviceEngine:
 
     @property
     def buckets(self) -> list[Bucket]:
-        """Shapes (rows, tokens), smallest first."""
+        """Shapes (rows, tokens), smallest first; tokens of each row or, if packed, of all together."""
         return self.lanes[0].buckets
 
     @property
@@ -54,9 +69,10 @@ class DeviceEngine:
         captured = sum(report.captured for report in reports)
         memory = sum(report.device_bytes for report in reports) / 2**20
         slots = self.executor.slots
+        rows = "packed" if self.executor.packed else "padded"
         text = (
-            f"{self.runtime}, {captured} of {len(reports)} graphs captured, {len(self.lanes)} lane(s), "
-            f"{slots} slots, {memory:.0f} MiB of activations and graphs"
+            f"{self.runtime}, {rows} rows, {captured} of {len(reports)} graphs captured, "
+            f"{len(self.lanes)} lane(s), {slots} slots, {memory:.0f} MiB of activations and graphs"
         )
         failed = self.not_captured
         return f"{text}; not captured: {next(iter(failed.values()))}" if failed else text
@@ -87,7 +103,8 @@ def open_lanes(
     buckets: Sequence[Bucket],
     inputs: int,
     output_width: int,
-    load: Callable[[_core.GraphEngine], tuple[Enqueue, object]],
+    load: Callable[[_core.GraphEngine], Loaded],
+    longest_row: int = 0,
     lanes: int = 1,
     slots: int = 3,
     capture: bool = True,
@@ -98,11 +115,11 @@ def open_lanes(
         name: of the model, for messages.
         runtime: what runs it, with its version.
         device: the GPU.
-        buckets: shapes (rows, tokens).
+        buckets: shapes (rows, tokens); tokens of each row or, if packed, of all together.
         inputs: arrays that the model takes.
         output_width: float32 values a row.
-        load: builds the runtime's objects on a lane's stream and addresses; returns
-            the function that enqueues a batch and what must stay alive for it.
+        load: builds the runtime's objects on a lane's stream and addresses.
+        longest_row: tokens of the longest of packed rows; 0 for padded ones.
         lanes: batches that may compute side by side.
         slots: of the staging ring; at least one more than lanes lets copies overlap.
         capture: into CUDA graphs.
@@ -116,16 +133,19 @@ def open_lanes(
     held: list[object] = []
 
     def prepare(why_not: str) -> None:
-        lane = _core.GraphEngine(device, list(buckets), inputs=inputs, output_width=output_width)
+        lane = _core.GraphEngine(
+            device, list(buckets), inputs=inputs, output_width=output_width, longest_row=longest_row
+        )
         try:
-            enqueue, keep = load(lane)
-            lane.set_enqueue(enqueue)
+            loaded = load(lane)
+            why_not = why_not or loaded.why_not_captured
+            lane.set_enqueue(loaded.enqueue)
             lane.prepare(capture=not why_not, why_not=why_not)
         except BaseException:
             lane.close()
             raise
         made.append(lane)
-        held.append(keep)
+        held.append(loaded.held)
 
     why_not = "" if capture else "capture is switched off"
     try:

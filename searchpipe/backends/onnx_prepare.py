@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from searchpipe.backends.onnx_pack import pack_graph
+from searchpipe.backends.onnx_prune import constant_value, prune, source_of
 from searchpipe.errors import MissingDependencyError, ModelError
 
 # Part of the cache's key: raise it when the rewrite changes.
-_REWRITE_VERSION = 2
+_REWRITE_VERSION = 3
 _TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _SMALLEST_NORM = 1e-12
 _CHUNK_BYTES = 1 << 20
@@ -38,12 +40,14 @@ class PrepareOptions:
     ``fused``: attention, LayerNorm and GELU as ONNX Runtime's own operators; TensorRT
     knows none of them and wants False. ``pooling`` and ``normalize``: what an encoder's
     hidden states [rows, tokens, d] become, [rows, d]; ``"none"`` leaves the output as it is.
+    ``packed``: the inputs of :mod:`searchpipe.backends.onnx_pack`, for cross-encoders, fused.
     """
 
     fp16: bool = True
     fused: bool = True
     pooling: Literal["mean", "cls", "none"] = "none"
     normalize: bool = False
+    packed: bool = False
 
 
 def prepare_onnx(model_path: Path, out: Path, options: PrepareOptions | None = None) -> Path:
@@ -53,8 +57,8 @@ def prepare_onnx(model_path: Path, out: Path, options: PrepareOptions | None = N
     versions of the tools, so one folder serves any number of models.
 
     Raises:
-        ModelError: the file cannot be read, is not ONNX, its inputs are not those of a text model, or
-            its attention was to be fused and was not recognised.
+        ModelError: the file cannot be read, is not ONNX, its inputs are not those of a text model, its
+            attention was to be fused and was not recognised, or it has no packed form.
         MissingDependencyError: the packages onnx, onnxruntime or sympy are not installed.
     """
     chosen = options or PrepareOptions()
@@ -134,9 +138,12 @@ def _rewrite(onnx: Any, path: Path, options: PrepareOptions) -> Any:
     if options.fp16:
         optimized.convert_float_to_float16(keep_io_types=True)
     model = optimized.model
+    _drop_counted_positions(onnx, model)
     _take_int32(onnx, model)
     if options.pooling != "none":
         _append_pooling(onnx, model, options)
+    if options.packed:
+        pack_graph(onnx, model)
     return model
 
 
@@ -208,6 +215,24 @@ def _take_int32(onnx: Any, model: Any) -> None:
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _drop_counted_positions(onnx: Any, model: Any) -> None:
+    """Let fused embeddings count positions themselves: ONNX Runtime slices 0, 1, 2 ... on the CPU."""
+    graph = model.graph
+    for node in graph.node:
+        if node.op_type != "EmbedLayerNormalization" or len(node.input) < 9:
+            continue
+        source = source_of(graph, node.input[8])
+        if source is None or source.op_type != "Slice":
+            continue
+        counted, begin = (constant_value(onnx, graph, name) for name in source.input[:2])
+        step = constant_value(onnx, graph, source.input[4]) if len(source.input) > 4 else None
+        if counted is None or begin is None or begin.any() or (step is not None and (step != 1).any()):
+            continue
+        if counted.ndim == 2 and len(counted) == 1 and (counted[0] == range(counted.size)).all():
+            del node.input[8]
+    prune(graph)
 
 
 def _append_pooling(onnx: Any, model: Any, options: PrepareOptions) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchpipe.backends.device_engine import DeviceEngine, Enqueue, open_lanes
+from searchpipe.backends.device_engine import DeviceEngine, Loaded, open_lanes
 from searchpipe.backends.plan_manifest import read_manifest, read_plan
 from searchpipe.errors import EngineError, MissingDependencyError, ModelError
 from searchpipe.runtime.buckets import Bucket
@@ -67,7 +67,7 @@ def open_tensorrt(
     tensors = _Tensors(trt, path, engine)
     profiles = [tensors.profile_for(bucket) for bucket in sorted(buckets, key=lambda b: (b[0] * b[1], b[1]))]
 
-    def load(lane: _core.GraphEngine) -> tuple[Enqueue, object]:
+    def load(lane: _core.GraphEngine) -> Loaded:
         return _contexts_on(trt, engine, tensors, device, lane, profiles, logger)
 
     opened = open_lanes(
@@ -169,7 +169,7 @@ def _contexts_on(
     lane: _core.GraphEngine,
     profiles: list[int],
     logger: Any,
-) -> tuple[Enqueue, object]:
+) -> Loaded:
     from searchpipe import _core
 
     arena_bytes = max(_activation_bytes(engine, profile) for profile in set(profiles))
@@ -197,7 +197,7 @@ def _contexts_on(
         if not contexts[index].execute_async_v3(stream):
             raise EngineError(f"TensorRT did not enqueue {bucket[0]} x {bucket[1]}: {logger.last()}")
 
-    return enqueue, (contexts, arena)
+    return Loaded(enqueue, (contexts, arena))
 
 
 def _activation_bytes(engine: Any, profile: int) -> int:

@@ -1,4 +1,7 @@
-"""Which batch shapes an engine is prepared for."""
+"""Which batch shapes an engine is prepared for: (rows, tokens).
+
+Of padded rows ``tokens`` is the width of every row, of packed rows the number of all together.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ TOKEN_STEP = 8
 # Row counts double: a batch wastes at most half its rows, and a planner that
 # weighs measured times rarely needs a count in between.
 SMALLEST_ROWS = 8
+# Packed rows: a query and a title are rarely fewer tokens, so batches end by their tokens, not by their rows.
+SHORT_ROW = 16
+SMALLEST_PACKED = 128
 
 
 def choose_buckets(
@@ -54,6 +60,44 @@ def choose_buckets(
     ends = np.quantile(lengths, shares) if lengths is not None and len(lengths) else shares * max_tokens
     tokens = sorted({_round_up(int(np.ceil(end))) for end in ends} | {_round_up(max_tokens)})
     return sorted((rows, width) for rows in _row_counts(max_rows) for width in tokens)
+
+
+def choose_packed_buckets(
+    *, max_rows: int = 256, longest_row: int = 128, token_step: int = 1024
+) -> list[Bucket]:
+    """Choose buckets of packed rows: tokens by doubling up to ``token_step``, then by steps of it.
+
+    A batch wastes half a step on average, so a smaller step pads less; each costs one captured
+    graph, ``max_rows * longest_row / token_step`` of them in all.
+
+    Args:
+        max_rows: of one batch.
+        longest_row: tokens, special tokens included.
+        token_step: tokens.
+
+    Returns:
+        Buckets in ascending order; the last is (max_rows, max_rows x longest_row).
+
+    Raises:
+        ConfigError: a count below 1.
+    """
+    if max_rows < 1 or longest_row < 1 or token_step < 1:
+        raise ConfigError(
+            f"max_rows is {max_rows}, longest_row {longest_row} and token_step {token_step}; "
+            "each must be 1 or more."
+        )
+    most = max_rows * longest_row
+    counts = {most}
+    small = SMALLEST_PACKED
+    while small < min(token_step, most):
+        counts.add(small)
+        small *= 2
+    counts.update(range(token_step, most, token_step))
+
+    def rows(tokens: int) -> int:
+        return min(max(-(-tokens // longest_row), tokens // SHORT_ROW, SMALLEST_ROWS), max_rows)
+
+    return [(rows(tokens), tokens) for tokens in sorted(counts)]
 
 
 def _row_counts(max_rows: int) -> Sequence[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -42,10 +42,8 @@ class Forecaster:
         self._buckets = executor.buckets
         self._costs = executor.costs
         # Buckets of packed rows tell the tokens of all rows together.
-        packed = getattr(executor, "packed", False)
-        widest = max(width for _, width in self._buckets)
-        self._longest: int = getattr(executor, "longest_row", widest)
-        self._layout: dict[str, Any] = {"longest_row": self._longest} if packed else {}
+        packed, self._longest = executor.packed, executor.longest_row
+        self._longest_packed = self._longest if packed else 0
         self._seconds = {
             bucket: (fixed + per_token * bucket[0] * bucket[1]) / 1e3
             for bucket, (fixed, per_token) in zip(self._buckets, self._costs, strict=True)
@@ -64,7 +62,9 @@ class Forecaster:
 
         clipped = np.minimum(lengths, self._longest)
         ordered: list[int] = np.sort(clipped)[::-1].tolist()
-        batches = _core.cut_into_batches(ordered, self._buckets, self._costs, **self._layout)
+        batches = _core.cut_into_batches(
+            ordered, self._buckets, self._costs, longest_row=self._longest_packed
+        )
         run_s = sum(self._seconds[rows, tokens] for _, _, rows, tokens in batches)
         return Forecast(self._given_s, run_s + _HANDOVER_S)
 

@@ -1,4 +1,4 @@
-"""The usual chain for one model: TensorRT, then ONNX Runtime on the GPU, then on the CPU."""
+"""The usual chain for one model: TensorRT, ONNX Runtime on the GPU (packed, then padded), then on the CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from searchpipe.backends.onnx_prepare import PrepareOptions, prepare_onnx
 from searchpipe.backends.tensorrt import open_tensorrt
 from searchpipe.models.cache import default_cache_dir
 from searchpipe.models.settings import LocalModel
-from searchpipe.runtime.buckets import Bucket, choose_buckets
+from searchpipe.runtime.buckets import Bucket, choose_buckets, choose_packed_buckets
 from searchpipe.runtime.engine_chain import EngineChain, Link, Opened
 
 
@@ -22,8 +22,11 @@ from searchpipe.runtime.engine_chain import EngineChain, Link, Opened
 class ChainOptions:
     """How the engines of a chain are opened.
 
-    ``device``: ordinal of the GPU. ``buckets``: shapes (rows, tokens) that GPU engines are
+    ``device``: ordinal of the GPU. ``buckets``: shapes (rows, tokens a row) that GPU engines are
     prepared for; empty for a grid up to ``max_rows`` rows and ``max_tokens`` tokens.
+    ``packed``: ONNX Runtime on the GPU runs cross-encoders on rows without padding, as many
+    and as long as ``buckets`` allow; padded rows where a model has no such form.
+    ``token_step``: see :func:`searchpipe.runtime.buckets.choose_packed_buckets`.
     ``lanes``, ``slots``: see :func:`searchpipe.backends.device_engine.open_lanes`.
     ``threads``: of the CPU engine, 0 for all cores. ``plan``: a TensorRT plan with its
     manifest beside it, None to leave TensorRT out. ``gpu_model``: the ONNX export that is
@@ -35,6 +38,8 @@ class ChainOptions:
     buckets: Sequence[Bucket] = ()
     max_rows: int = 256
     max_tokens: int = 128
+    packed: bool = True
+    token_step: int = 1024
     lanes: int = 1
     slots: int = 3
     threads: int = 0
@@ -54,9 +59,12 @@ def open_chain(model: LocalModel, options: ChainOptions | None = None) -> Engine
         max_rows=chosen.max_rows, max_tokens=min(chosen.max_tokens, model.max_tokens)
     )
     links = [
+        Link("onnx-cuda-packed", lambda: _onnx_cuda_packed(model, buckets, chosen)),
         Link("onnx-cuda", lambda: _onnx_cuda(model, buckets, chosen)),
         Link("onnx-cpu", lambda: _onnx_cpu(model, buckets, chosen)),
     ]
+    if not chosen.packed or model.kind != "cross-encoder":
+        del links[0]
     if chosen.plan is not None:
         plan = chosen.plan
         links.insert(0, Link("tensorrt", lambda: _tensorrt(model, plan, buckets, chosen)))
@@ -77,11 +85,35 @@ def _onnx_cuda(model: LocalModel, buckets: list[Bucket], options: ChainOptions) 
     prepare = PrepareOptions(
         pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
     )
-    prepared = prepare_onnx(
-        options.gpu_model or model.model, options.cache or default_cache_dir() / "prepared", prepare
-    )
+    prepared = _prepare(model, options, prepare)
     return _opened(
         open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
+    )
+
+
+def _onnx_cuda_packed(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -> Opened:
+    device = open_device(options.device)
+    longest_row = max(tokens for _, tokens in buckets)
+    packed = choose_packed_buckets(
+        max_rows=max(rows for rows, _ in buckets), longest_row=longest_row, token_step=options.token_step
+    )
+    prepared = _prepare(model, options, PrepareOptions(packed=True))
+    return _opened(
+        open_onnx_cuda(
+            prepared,
+            device,
+            packed,
+            longest_row=longest_row,
+            lanes=options.lanes,
+            slots=options.slots,
+            name=model.name,
+        )
+    )
+
+
+def _prepare(model: LocalModel, options: ChainOptions, prepare: PrepareOptions) -> Path:
+    return prepare_onnx(
+        options.gpu_model or model.model, options.cache or default_cache_dir() / "prepared", prepare
     )
 
 

@@ -55,7 +55,7 @@ class ChainPairScorer:
             pad_id=tokenizer.pad_id,
             max_query_tokens=max_query_tokens,
             max_doc_tokens=max_doc_tokens,
-            max_tokens=min(local_model.max_tokens, max(width for _, width in _buckets(chain))),
+            max_tokens=min(local_model.max_tokens, chain.scorer.executor.longest_row),
         )
 
     def lengths(self, query_ids: Int32, store: _core.TokenStore, docs: Int32) -> Int32:
@@ -150,7 +150,3 @@ class ChainPairScorer:
             odds: Float32 = scores[:, 1] - scores[:, 0]
             return odds
         raise ModelError(f"Model {self.model.name} gives {scores.shape[1]} values a pair, not 1 or 2.")
-
-
-def _buckets(chain: EngineChain) -> list[tuple[int, int]]:
-    return chain.scorer.executor.buckets

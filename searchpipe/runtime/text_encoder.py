@@ -30,7 +30,7 @@ class ChainTextEncoder:
         self.tokenizer = tokenizer
         executor = chain.scorer.executor
         self.dim: int = executor.output_width
-        self._max_tokens = min(local_model.max_tokens, max(width for _, width in executor.buckets))
+        self._max_tokens = min(local_model.max_tokens, executor.longest_row)
 
     def encode(
         self,

@@ -46,10 +46,18 @@ class ForecastingEncoder(Protocol):
         """When rows of these lengths would be encoded if they were submitted now; None if it cannot tell."""
         ...
 
-    def encode(self, token_ids: list[Int32], *, deadline: float | None = None, priority: int = 0) -> Float32:
+    def encode(
+        self,
+        token_ids: list[Int32],
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        device_output: int = 0,
+    ) -> Float32:
         """Float32 ``(n, dim)``; NaN for texts not begun by ``deadline``, in ``time.monotonic()``.
 
         Higher ``priority`` goes first.
+        device_output: address of device memory that the vectors are written to as well; 0 for none.
         """
         ...
 

@@ -74,5 +74,5 @@ def test_without_any_library_the_cure_is_named(monkeypatch):
     monkeypatch.setattr(nvtx.importlib, "import_module", missing)
     monkeypatch.setattr(nvtx, "_in_wheels", list)
     monkeypatch.setattr(nvtx, "_LIBRARIES", ("libdoes-not-exist.so",))
-    with pytest.raises(MissingDependencyError, match="pip install nvtx"):
+    with pytest.raises(MissingDependencyError, match="pip install nvidia-nvtx"):
         nvtx.enable()

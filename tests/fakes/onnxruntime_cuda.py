@@ -1,8 +1,9 @@
 """A stand-in for the module ``onnxruntime`` as built with CUDA.
 
 Sessions on the CPU are ONNX Runtime's own. A session on CUDA runs the row model of the
-runtime's tests, whatever the file says: its kernel goes on the session's stream, from
-and to the addresses of the binding, through the real driver or the fake one.
+runtime's tests, on padded or packed rows as the file's inputs are: its kernel goes on the
+session's stream, from and to the addresses of the binding, through the real driver or the
+fake one. Operators named in ``ON_CPU`` are what CUDA does not know.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as real
 
 from searchpipe import _core
@@ -19,7 +21,11 @@ __version__ = real.__version__
 SessionOptions = real.SessionOptions
 GraphOptimizationLevel = real.GraphOptimizationLevel
 _CUDA = "CUDAExecutionProvider"
-_PTX = (Path(__file__).parent / "row_scores.ptx").read_text()
+_FOLDER = Path(__file__).parent
+_PTX = (_FOLDER / "row_scores.ptx").read_text()
+_PACKED_PTX = (_FOLDER / "packed_row_scores.ptx").read_text()
+ON_CPU: set[str] = set()
+sessions: list[_CudaSession] = []  # that were opened, oldest first
 
 
 def get_available_providers() -> list[str]:
@@ -59,9 +65,16 @@ class _Binding:
 
 
 class _CudaSession:
-    def __init__(self, options: dict[str, str]) -> None:
+    def __init__(self, options: dict[str, str], names: set[str], disabled_optimizers: set[str]) -> None:
         self._stream = int(options["user_compute_stream"])
-        self._kernel = _core.Kernel(_core.Device(int(options["device_id"])), _PTX, "row_scores")
+        self._packed = "row_ends" in names
+        device = _core.Device(int(options["device_id"]))
+        if self._packed:
+            self._kernel = _core.Kernel(device, _PACKED_PTX, "packed_row_scores")
+        else:
+            self._kernel = _core.Kernel(device, _PTX, "row_scores")
+        self.disabled_optimizers = disabled_optimizers
+        sessions.append(self)
 
     def get_providers(self) -> list[str]:
         return get_available_providers()
@@ -72,6 +85,9 @@ class _CudaSession:
     def run_with_iobinding(self, iobinding: _Binding, run_options: RunOptions | None = None) -> None:
         assert run_options is not None
         assert run_options.entries["disable_synchronize_execution_providers"] == "1"
+        if self._packed:
+            self._run_packed(iobinding.bound)
+            return
         (rows, tokens), ids = iobinding.bound["input_ids"]
         _, mask = iobinding.bound["attention_mask"]
         _, types = iobinding.bound.get("token_type_ids", ((), 0))
@@ -80,10 +96,47 @@ class _CudaSession:
         arguments = [ids, mask, types, output, rows, tokens, width]
         self._kernel.launch(self._stream, (rows + 63) // 64, 64, arguments)
 
+    def _run_packed(self, bound: dict[str, tuple[tuple[int, ...], int]]) -> None:
+        (one, tokens), ids = bound["input_ids"]
+        assert one == 1
+        (rows, longest_row), offset = bound["token_offset"]
+        (_, ends), (_, firsts), (_, positions) = (
+            bound[name] for name in ("row_ends", "row_firsts", "position_ids")
+        )
+        assert bound["row_ends"][0] == (rows + 1,)
+        assert bound["row_firsts"][0] == (rows,)
+        assert bound["position_ids"][0] == (1, tokens)
+        shape, types = bound.get("token_type_ids", ((1, tokens), 0))
+        assert shape == (1, tokens)
+        shape, output = bound["output"]
+        width = shape[1] if len(shape) == 2 else 1
+        arguments = [ids, positions, ends, firsts, offset, types, output, rows, longest_row, width]
+        self._kernel.launch(self._stream, (rows + 63) // 64, 64, arguments)
 
-def InferenceSession(path: str, sess_options: Any = None, providers: Any = None) -> Any:  # noqa: N802
+
+class Fail(Exception):  # noqa: N818
+    """As the real one: no RuntimeError."""
+
+
+def InferenceSession(  # noqa: N802
+    path: str, sess_options: Any = None, providers: Any = None, disabled_optimizers: Any = None
+) -> Any:
     if providers == ["CPUExecutionProvider"]:
         return real.InferenceSession(path, sess_options, providers=providers)
     ((name, options),) = providers
     assert name == _CUDA
-    return _CudaSession(options)
+    graph = onnx.load(path).graph
+    if ON_CPU.intersection(node.op_type for node in graph.node) and _no_cpu(sess_options):
+        raise Fail(
+            "[ONNXRuntimeError] : 1 : FAIL : This session contains graph nodes that are assigned to the "
+            "default CPU EP, but fallback to CPU EP has been explicitly disabled by the user."
+        )
+    return _CudaSession(options, {node.name for node in graph.input}, set(disabled_optimizers or ()))
+
+
+def _no_cpu(options: Any) -> bool:
+    try:
+        found: str = options.get_session_config_entry("session.disable_cpu_ep_fallback")
+    except RuntimeError:  # not set
+        return False
+    return found == "1"

@@ -12,7 +12,9 @@ import numpy as np
 from searchpipe import _core
 from searchpipe.arrays import Float32, Int32
 
-PTX = (Path(__file__).resolve().parents[1] / "fakes" / "row_scores.ptx").read_text()
+_FAKES = Path(__file__).resolve().parents[1] / "fakes"
+PTX = (_FAKES / "row_scores.ptx").read_text()
+PACKED_PTX = (_FAKES / "packed_row_scores.ptx").read_text()
 CLS, SEP = 101, 102
 
 
@@ -85,7 +87,33 @@ def kernel_engine(
     return engine
 
 
-def _on_device(*, lanes: int = 1, capture: bool = True) -> Callable[..., Built]:
+def packed_engine(
+    device: _core.Device,
+    buckets: list[tuple[int, int]],
+    calls: list[tuple[int, int]],
+    *,
+    output_width: int = 1,
+    capture: bool = True,
+) -> _core.GraphEngine:
+    """As kernel_engine, for packed rows: ``tokens`` of a bucket become those of two rows in three."""
+    kernel = _core.Kernel(device, PACKED_PTX, "packed_row_scores")
+    longest = max(tokens for _, tokens in buckets)
+    packed = [(rows, max(2 * rows * tokens // 3, tokens)) for rows, tokens in buckets]
+    engine = _core.GraphEngine(device, packed, inputs=6, output_width=output_width, longest_row=longest)
+
+    def enqueue(index: int, bucket: tuple[int, int], inputs: list[int], output: int, stream: int) -> None:
+        calls.append(bucket)
+        rows, _ = bucket
+        kernel.launch(stream, (rows + 63) // 64, 64, [*inputs, output, rows, longest, output_width])
+
+    engine.set_enqueue(enqueue)
+    engine.prepare(capture=capture)
+    return engine
+
+
+def _on_device(
+    *, lanes: int = 1, capture: bool = True, make: Callable[..., _core.GraphEngine] = kernel_engine
+) -> Callable[..., Built]:
     def build(
         device: _core.Device,
         buckets: list[tuple[int, int]],
@@ -96,8 +124,7 @@ def _on_device(*, lanes: int = 1, capture: bool = True) -> Callable[..., Built]:
     ) -> Built:
         calls: list[tuple[int, int]] = []
         engines = [
-            kernel_engine(device, buckets, calls, output_width=output_width, capture=capture)
-            for _ in range(lanes)
+            make(device, buckets, calls, output_width=output_width, capture=capture) for _ in range(lanes)
         ]
         ring = _core.StagingRing(engines, slots=slots)
         return Built(_core.Scorer(ring, **options), ring, calls, engines)
@@ -122,5 +149,7 @@ ENGINES: dict[str, Callable[..., Built]] = {
     "graph": _on_device(),
     "graph-2-lanes": _on_device(lanes=2),
     "enqueue": _on_device(capture=False),
+    "packed": _on_device(make=packed_engine),
+    "packed-2-lanes": _on_device(make=packed_engine, lanes=2),
     "host": _on_host,
 }

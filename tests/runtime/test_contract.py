@@ -93,7 +93,7 @@ def test_a_row_longer_than_every_bucket_is_refused(
 ) -> None:
     built = build_engine([(4, 16)])
     longest = int(np.argmax(store.lengths()))
-    with pytest.raises(ValueError, match="the widest bucket 16"):
+    with pytest.raises(ValueError, match="the engine takes 16; lower"):
         submit(built, packer, store, np.array([longest]))
 
 

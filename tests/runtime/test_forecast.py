@@ -7,6 +7,7 @@ import pytest
 
 from searchpipe import _core
 from searchpipe.runtime.forecast import Forecaster
+from tests.runtime.row_model import packed_engine
 
 BUCKETS = [(4, 16), (8, 16), (8, 32)]
 COSTS = [(1.0, 0.0), (1.5, 0.0), (4.0, 0.0)]
@@ -49,3 +50,20 @@ def test_what_others_have_asked_for_is_waited_for(forecaster: Forecaster) -> Non
             {}["a request that fails"]
         assert forecaster.predict(one).wait_s == pytest.approx(8e-3)
     assert forecaster.predict(one).wait_s == 0.0
+
+
+def test_packed_rows_cost_what_their_tokens_cost(device: _core.Device) -> None:
+    executor = _core.StagingRing([packed_engine(device, [(4, 32), (16, 32)], [])])
+    found = Forecaster(executor)
+    costs = [fixed / 1e3 for fixed, _ in executor.costs]
+    (_, few), (rows, many) = executor.buckets
+    assert executor.packed
+    small = found.predict(np.array([few // 4] * 3, np.int32)).run_s
+    assert 0.0 <= small - min(costs) <= 1e-3
+    # One batch, although not one row is as long as the longest: lengths may be mixed.
+    mixed = np.array([30, 2, 25, 9], np.int32)
+    assert many >= mixed.sum()
+    assert rows >= len(mixed)
+    assert found.predict(mixed).run_s <= max(costs) + 1e-3
+    with found.running(2):
+        assert found.predict(mixed).wait_s > 0.0

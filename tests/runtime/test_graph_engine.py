@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from searchpipe import _core
-from searchpipe.backends.device_engine import Enqueue, open_lanes
+from searchpipe.backends.device_engine import Loaded, open_lanes
 from tests.runtime.row_model import ENGINES, PTX, kernel_engine
 
 BUCKETS = [(8, 32), (32, 64), (8, 64), (8, 32)]
@@ -106,7 +106,7 @@ def test_after_a_failed_capture_the_plain_enqueue_goes_on(device: _core.Device, 
 def test_a_runtime_that_capture_broke_is_opened_anew(device: _core.Device) -> None:
     opened: list[list[str]] = []
 
-    def load(lane: _core.GraphEngine) -> tuple[Enqueue, object]:
+    def load(lane: _core.GraphEngine) -> Loaded:
         kernel = _core.Kernel(device, PTX, "row_scores")
         done: list[str] = []
         opened.append(done)
@@ -118,7 +118,7 @@ def test_a_runtime_that_capture_broke_is_opened_anew(device: _core.Device) -> No
             done.append("ran")
             kernel.launch(stream, 1, 64, [*inputs, output, *bucket, 1])
 
-        return enqueue, done
+        return Loaded(enqueue, done)
 
     with open_lanes(
         "model", "runtime", device=device, buckets=[(8, 16)], inputs=3, output_width=1, load=load, lanes=2

@@ -54,7 +54,7 @@ def test_a_plan_answers_from_graphs(tmp_path: Path, device: _core.Device, trt: M
     assert opened.runtime == "tensorrt 11.1.0.0"
     assert (opened.inputs, opened.output_width) == (3, 1)
     assert opened.not_captured == {}
-    assert opened.describe().startswith("tensorrt 11.1.0.0, 4 of 4 graphs captured, 2 lane(s)")
+    assert opened.describe().startswith("tensorrt 11.1.0.0, padded rows, 4 of 4 graphs captured, 2 lane(s)")
     scorer = _core.Scorer(opened.executor)
     rng = np.random.default_rng(5)
     texts = [rng.integers(1000, 30000, n).astype(np.int32) for n in (3, 12, 29, 30, 1, 0, 22, 9, 14, 27)]

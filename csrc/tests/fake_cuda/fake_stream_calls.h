@@ -177,10 +177,9 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
 int cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
                    void* stream, void** arguments, void**) {
   ENTER("cuLaunchKernel");
-  std::vector<uint64_t> values(kKernelArguments);
-  for (int i = 0; i < kKernelArguments; ++i)
-    values[static_cast<size_t>(i)] = *static_cast<uint64_t*>(arguments[i]);
   auto kernel = reinterpret_cast<Kernel>(function);
+  std::vector<uint64_t> values(static_cast<size_t>(kernel_arguments(kernel)));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = *static_cast<uint64_t*>(arguments[i]);
   return static_cast<Stream*>(stream)->enqueue({"cuLaunchKernel", [=] { kernel(values.data()); }});
 }
 

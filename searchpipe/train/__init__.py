@@ -1,0 +1,1 @@
+"""Training of the small models that searchpipe ships: run offline, needs the extra ``train``."""
