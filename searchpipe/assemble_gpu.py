@@ -189,7 +189,8 @@ class _Opener:
             gpu_model = (
                 Path(files.model)
                 if files.model
-                else float_model(model.model, default_cache_dir() / "prepared", sha256=model.sha256)
+                else model.gpu_model
+                or float_model(model.model, default_cache_dir() / "prepared", sha256=model.sha256)
             )
             parts = model_parts(
                 name,

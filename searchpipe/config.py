@@ -12,8 +12,10 @@ import msgspec
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.device.settings import GpuSettings
 from searchpipe.errors import ConfigError
+from searchpipe.metrics.settings import MetricsSettings
 from searchpipe.models.settings import ModelsSettings
 from searchpipe.recall.settings import GpuRecallSettings
+from searchpipe.serve.settings import ServeSettings
 from searchpipe.settings import Settings, convert
 
 StageName = Literal["tokenize", "encode", "recall", "prerank", "score", "diversify", "page"]
@@ -126,6 +128,8 @@ class Config(Settings, frozen=True):
     score: ScoreSettings = ScoreSettings()
     diversify: DiversifySettings = DiversifySettings()
     gpu: GpuSettings = GpuSettings()
+    serve: ServeSettings = ServeSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     def with_stages(self, stages: Iterable[str]) -> Config:
         """The same configuration with only these built-in stages.

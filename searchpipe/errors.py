@@ -126,6 +126,18 @@ class ClosedError(PipelineError):
     code = "closed"
 
 
+class ForkedError(PipelineError):
+    """The pipeline was opened before the fork that made this process: its threads and GPU stayed behind."""
+
+    code = "forked"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The pipeline was opened before this process was forked; its threads and GPU did not come along.",
+            cure="Open it after the fork, in each worker process.",
+        )
+
+
 class RecipeError(SearchpipeError):
     """An engine's build was refused: too few samples, a model that cannot be exported, a failed step."""
 

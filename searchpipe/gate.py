@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ComputeGate:
-    """A semaphore with an order: lower priority number first, then the earlier deadline.
+    """A semaphore with an order: the query's priority (higher first), the kind of work, the deadline.
 
     An engine that already uses every core gains nothing from a second call at
     the same time: both take twice as long, and neither's cost can be
@@ -33,14 +33,17 @@ class ComputeGate:
             raise ValueError(f"A gate of width {width} lets nobody pass.")
         self._free = width
         self._condition = threading.Condition()
-        self._waiting: list[tuple[int, float, int]] = []
+        self._waiting: list[tuple[tuple[int, int], float, int]] = []
         self._tickets = itertools.count()
 
     @contextmanager
     def enter(self, work: Work, *, priority: int, timeout_s: float) -> Iterator[bool]:
-        """Wait up to ``timeout_s`` (may be ``inf``) to pass; yields whether it did."""
+        """Wait up to ``timeout_s`` (may be ``inf``) to pass; yields whether it did.
+
+        ``priority`` is the kind of work's, the lower first; among queries of one priority.
+        """
         with work.waiting(timeout_s):
-            passed = self._acquire(priority, timeout_s)
+            passed = self._acquire((-work.query.priority, priority), timeout_s)
         try:
             yield passed
         finally:
@@ -49,7 +52,7 @@ class ComputeGate:
                     self._free += 1
                     self._condition.notify_all()
 
-    def _acquire(self, priority: int, timeout_s: float) -> bool:
+    def _acquire(self, priority: tuple[int, int], timeout_s: float) -> bool:
         with self._condition:
             if self._free and not self._waiting:
                 self._free -= 1

@@ -48,7 +48,10 @@ class Degradation:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One stage's part of a trace; times in milliseconds from the query's start."""
+    """One stage's part of a trace; times in milliseconds from the query's start.
+
+    ``units`` counts what the stage did where it counts anything: for ``score``, pairs.
+    """
 
     stage: str
     start_ms: float
@@ -56,6 +59,7 @@ class Span:
     n_in: int
     n_out: int
     decision: str = ""
+    units: int = 0
 
 
 @dataclass(frozen=True, slots=True)

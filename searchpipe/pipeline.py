@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from searchpipe.config import Config, load_config
 from searchpipe.cost_model import CostModel
-from searchpipe.deadline import Deadline
-from searchpipe.errors import ClosedError, OverloadedError, PipelineError, QueryError
+from searchpipe.deadline import Deadline, QueryCancelled
+from searchpipe.errors import ClosedError, ForkedError
+from searchpipe.forks import Inherited
+from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
-from searchpipe.query import Query, check_k, clean_text
+from searchpipe.query import checked_query
 from searchpipe.runner import StageRunner
 from searchpipe.stages.base import Stage, Work
+from searchpipe.waiting_room import WaitingRoom
 
 if TYPE_CHECKING:
     from searchpipe.catalog.snapshot import Snapshot
@@ -32,6 +35,7 @@ class Pipeline:
     ``search`` may be called from any number of threads at once, ``asearch``
     from any number of event loops. ``close`` waits for running queries; after
     it every call raises ``ClosedError``, and a second ``close`` does nothing.
+    In the child of a fork every call raises ``ForkedError``, and ``close`` does nothing.
 
     Args:
         stages: in the order they run; see :class:`searchpipe.stages.base.Stage`.
@@ -59,8 +63,11 @@ class Pipeline:
         self._lock = threading.Condition()
         self._running = 0
         self._closed = False
-        self._waiting = 0
-        self._executor: ThreadPoolExecutor | None = None
+        self._forked = False
+        self._room: WaitingRoom[Page] | None = None
+        self._observers = Observers()
+        self._own_observers = ExitStack()
+        _open_pipelines.add(self)
 
     @classmethod
     def open(
@@ -69,6 +76,7 @@ class Pipeline:
         config: Config | Mapping[str, Any] | str | Path | None = None,
         *,
         replace: Mapping[str, Stage] | None = None,
+        observers: Iterable[Observer] = (),
     ) -> Pipeline:
         """Build the configured stages over a snapshot.
 
@@ -76,6 +84,7 @@ class Pipeline:
             snapshot: open, or the folder that ``searchpipe index`` wrote.
             config: a :class:`Config`, a nested mapping, a TOML file, or None for the defaults.
             replace: name of a built-in stage -> the user's own, run in its place.
+            observers: told of every query, beside those that ``[metrics]`` asks for; see :meth:`observe`.
 
         Raises:
             SnapshotError: there is none, or it is damaged.
@@ -87,6 +96,7 @@ class Pipeline:
         """
         from searchpipe.assemble import assemble
         from searchpipe.catalog.snapshot import Snapshot
+        from searchpipe.metrics.configured import open_observers
 
         settings = load_config(config)
         opened = snapshot if isinstance(snapshot, Snapshot) else Snapshot.open(Path(snapshot))
@@ -96,6 +106,10 @@ class Pipeline:
             assembly = assemble(opened, settings, replace or {})
             undo.callback(assembly.engines.close)
             pipeline = cls(assembly.stages, opened, settings, gpu=assembly.engines)
+            own = undo.enter_context(ExitStack())
+            for observer in (*open_observers(settings.metrics, own), *observers):
+                pipeline.observe(observer)
+            pipeline._own_observers.push(own.pop_all())
             undo.pop_all()
         return pipeline
 
@@ -106,6 +120,9 @@ class Pipeline:
         budget_ms: float | None = None,
         filters: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
+        *,
+        priority: int = 0,
+        without: Collection[str] = (),
     ) -> Page:
         """The best ``k`` products for a query, within a budget.
 
@@ -115,15 +132,20 @@ class Pipeline:
             budget_ms: milliseconds; the configured default if None, ``math.inf`` for no limit.
             filters: see :func:`searchpipe.catalog.filters.parse_filters`.
             context: user and session features for the rankers.
+            priority: higher goes first wherever queries wait for each other, -100 to 100.
+            without: names of stages to leave out; none that is essential.
 
         Raises:
-            QueryError: the text, k, budget or a filter is not valid. Nothing else that goes
-                wrong raises: it is in the page's degradations.
+            QueryError: the text, k, budget, priority, a stage or a filter is not valid. Nothing else
+                that goes wrong raises: it is in the page's degradations.
             ClosedError: the pipeline was closed.
+            ForkedError: this process is a fork of the one that opened the pipeline.
         """
-        work = self._begin(text, k, budget_ms, filters, context)
-        with self._entered():
-            return self._runner.run(work, snapshot=self._version)
+        try:
+            return self._answer(self._begin(text, k, budget_ms, filters, context, priority, without))
+        except Exception as error:
+            self._observers.refused(text, error)
+            raise
 
     async def asearch(
         self,
@@ -132,50 +154,52 @@ class Pipeline:
         budget_ms: float | None = None,
         filters: Mapping[str, Any] | None = None,
         context: Mapping[str, Any] | None = None,
+        *,
+        priority: int = 0,
+        without: Collection[str] = (),
     ) -> Page:
         """Like :meth:`search`, on the pipeline's own threads.
 
-        The budget runs from this call, waiting for a thread included. A
-        cancelled call gives its thread back at the next step.
+        The budget runs from this call, waiting for a thread included. The most urgent
+        query gets the next free thread. A cancelled call gives its thread back at the next step.
 
         Raises:
-            OverloadedError: ``pipeline.max_waiting`` calls are already waiting.
+            OverloadedError: ``pipeline.max_waiting`` calls at least as urgent are already waiting, or
+                this one gave its place up to a more urgent one.
         """
-        work = self._begin(text, k, budget_ms, filters, context)
-        executor = self._workers()
-        with self._lock:
-            limit = self._config.pipeline.max_waiting
-            if self._waiting >= limit:
-                raise OverloadedError(
-                    f"{self._waiting} queries wait for a thread; the limit is {limit}.",
-                    cure="Try again later, or raise pipeline.max_waiting or pipeline.threads.",
-                )
-            self._waiting += 1
-        taken = threading.Event()
-
-        def started() -> bool:
-            # Exactly one side counts the query out of the queue.
-            with self._lock:
-                if taken.is_set():
-                    return False
-                taken.set()
-                self._waiting -= 1
-                return True
-
-        def run() -> Page:
-            started()
-            with self._entered():
-                return self._runner.run(work, snapshot=self._version)
-
         try:
-            return await asyncio.get_running_loop().run_in_executor(executor, run)
+            work = self._begin(text, k, budget_ms, filters, context, priority, without)
+            due = work.deadline.start + work.deadline.budget_s
+            # The caller's context variables go along: a tracer finds its parent span in them.
+            job = partial(contextvars.copy_context().run, self._answer, work)
+            room = self._waiting_room()
+            future = room.submit(job, priority=work.query.priority, due=due)
+        except Exception as error:
+            self._observers.refused(text, error)
+            raise
+        try:
+            return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             work.deadline.cancel()
-            started()
+            room.leave(future)
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():
-                raise ClosedError("The pipeline was closed while the query waited.") from None
+                closed = ClosedError("The pipeline was closed while the query waited.")
+                self._observers.refused(text, closed)
+                raise closed from None
+            self._observers.refused(text, QueryCancelled())
             raise
+        except Exception as error:
+            self._observers.refused(text, error)
+            raise
+
+    def observe(self, observer: Observer) -> None:
+        """Tell ``observer`` of every query from now on; the caller closes it, if it needs closing.
+
+        Raises:
+            TypeError: it is no :class:`searchpipe.metrics.observer.Observer`.
+        """
+        self._observers.add(observer)
 
     def describe(self) -> str:
         """The stages as a table: name, what it reads and writes, share of the budget, settings.
@@ -202,9 +226,7 @@ class Pipeline:
         """Answer queries for nobody, so that buffers are allocated and costs known; returns seconds."""
         begin = Deadline(math.inf)
         for text in (*texts, *texts):
-            work = self._begin(text, 10, budget_ms, None, None)
-            with self._entered():
-                self._runner.run(work, snapshot=self._version)
+            self._answer(self._begin(text, 10, budget_ms, None, None), told=False)
         return begin.elapsed()
 
     @property
@@ -222,14 +244,34 @@ class Pipeline:
         """What runs on the GPU and why the rest does not; None for a pipeline made of stages."""
         return self._gpu
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages, in the order they run."""
+        return self._runner.stages
+
+    @property
+    def config(self) -> Config:
+        """What the pipeline was told."""
+        return self._config
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Queries that run now, and ``asearch`` calls that wait for a thread."""
+        room = self._room
+        return self._running, 0 if room is None else len(room)
+
     def close(self) -> None:
         """Refuse new queries, wait for the running ones, free threads, the GPU and the snapshot."""
+        if self._forked:
+            return
         with self._lock:
             self._closed = True
             self._lock.wait_for(lambda: self._running == 0)
-            executor, self._executor = self._executor, None
-        if executor is not None:
-            executor.shutdown(wait=True, cancel_futures=True)
+            room, self._room = self._room, None
+        if room is not None:
+            room.close()
+        self._own_observers.close()
+        _open_pipelines.discard(self)
         if self._gpu is not None:
             self._gpu.close()
         if self._snapshot is not None:
@@ -238,10 +280,12 @@ class Pipeline:
     def __enter__(self) -> Pipeline:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+    def forsake(self) -> None:
+        """Called in the child of a fork, which has the object but not its threads, locks and GPU."""
+        self._forked = True
 
     def _begin(
         self,
@@ -250,29 +294,32 @@ class Pipeline:
         budget_ms: float | None,
         filters: Mapping[str, Any] | None,
         context: Mapping[str, Any] | None,
+        priority: int = 0,
+        without: Collection[str] = (),
     ) -> Work:
-        limits = self._config.pipeline
         deadline = Deadline(self._config.budget.default_ms if budget_ms is None else budget_ms)
+        self._check_usable()
+        asked = (text, k, filters, context, priority, without)
+        query = checked_query(*asked, self._config.pipeline, self._snapshot, self._runner.stages)
+        return Work(query, deadline, self._runner.costs)
+
+    def _answer(self, work: Work, *, told: bool = True) -> Page:
+        with self._entered():
+            page = self._runner.run(work, snapshot=self._version)
+            if told:
+                self._observers.answered(page)
+            return page
+
+    def _check_usable(self) -> None:
+        if self._forked:
+            raise ForkedError
         if self._closed:
             raise ClosedError("The pipeline was closed.", cure="Open a new one.")
-        if filters:
-            from searchpipe.catalog.filters import parse_filters
-
-            if self._snapshot is None:
-                raise PipelineError("Filters need a snapshot, and this pipeline has none.")
-            parse_filters(filters, self._snapshot.columns)
-        if context is not None and not isinstance(context, Mapping):
-            raise QueryError(f"context is of type {type(context).__name__}.", cure="Give a mapping.")
-        query = Query(
-            clean_text(text, limits.max_query_chars), check_k(k, limits.max_k), filters or {}, context or {}
-        )
-        return Work(query, deadline, self._runner.costs)
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
         with self._lock:
-            if self._closed:
-                raise ClosedError("The pipeline was closed.", cure="Open a new one.")
+            self._check_usable()
             self._running += 1
         try:
             yield
@@ -282,10 +329,12 @@ class Pipeline:
                 if not self._running:
                     self._lock.notify_all()
 
-    def _workers(self) -> ThreadPoolExecutor:
+    def _waiting_room(self) -> WaitingRoom[Page]:
         with self._lock:
-            if self._closed:
-                raise ClosedError("The pipeline was closed.", cure="Open a new one.")
-            if self._executor is None:
-                self._executor = ThreadPoolExecutor(self._config.pipeline.threads, "searchpipe")
-            return self._executor
+            self._check_usable()
+            if self._room is None:
+                self._room = WaitingRoom(self._config.pipeline.threads, self._config.pipeline.max_waiting)
+            return self._room
+
+
+_open_pipelines = Inherited()

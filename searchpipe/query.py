@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from searchpipe.errors import QueryError
+from searchpipe.errors import PipelineError, QueryError
+
+if TYPE_CHECKING:
+    from searchpipe.catalog.snapshot import Snapshot
+    from searchpipe.config import PipelineSettings
+    from searchpipe.stages.base import Stage
+
+MAX_PRIORITY = 100
+"""Of a query, upwards and (negative) downwards."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Control characters (Unicode Cc) and the line and paragraph separators.
@@ -23,12 +31,16 @@ class Query:
         k: how many hits the page holds at most.
         filters: which products may be on it, checked; empty for all.
         context: the caller's user and session features, handed to the rankers untouched.
+        priority: higher goes first wherever queries wait for each other.
+        without: stages that the caller switched off.
     """
 
     text: str
     k: int
     filters: Mapping[str, Any] = field(default_factory=dict)
     context: Mapping[str, Any] = field(default_factory=dict)
+    priority: int = 0
+    without: frozenset[str] = frozenset()
 
 
 def clean_text(text: str, max_chars: int) -> str:
@@ -66,3 +78,92 @@ def check_k(k: int, max_k: int) -> int:
             f"k is {value}; it must be 1 to {max_k}.", cure="Raise pipeline.max_k for longer pages."
         )
     return value
+
+
+def check_context(context: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The user and session features, empty for None.
+
+    Raises:
+        QueryError: not a mapping.
+    """
+    if context is not None and not isinstance(context, Mapping):
+        raise QueryError(f"context is of type {type(context).__name__}.", cure="Give a mapping.")
+    return context or {}
+
+
+def check_filters(filters: Mapping[str, Any], snapshot: Snapshot | None) -> Mapping[str, Any]:
+    """Conditions that the snapshot's columns can take.
+
+    Raises:
+        FilterError: one that they cannot.
+        PipelineError: there is no snapshot.
+    """
+    from searchpipe.catalog.filters import parse_filters
+
+    if snapshot is None:
+        raise PipelineError("Filters need a snapshot, and this pipeline has none.")
+    parse_filters(filters, snapshot.columns)
+    return filters
+
+
+def check_priority(priority: int) -> int:
+    """The priority as an int.
+
+    Raises:
+        QueryError: not a whole number from ``-MAX_PRIORITY`` to ``MAX_PRIORITY``.
+    """
+    if isinstance(priority, bool) or not hasattr(priority, "__index__"):
+        raise QueryError(f"priority is {priority!r}, which is not a whole number.")
+    value = priority.__index__()
+    if not -MAX_PRIORITY <= value <= MAX_PRIORITY:
+        raise QueryError(
+            f"priority is {value}; it must be {-MAX_PRIORITY} to {MAX_PRIORITY}.", cure="Higher goes first."
+        )
+    return value
+
+
+def check_without(without: Collection[str], stages: Collection[Stage]) -> frozenset[str]:
+    """The stages to leave out.
+
+    Raises:
+        QueryError: a stage that does not exist, or that no answer can do without.
+    """
+    if isinstance(without, str) or not isinstance(without, Collection):
+        raise QueryError(f"without is {without!r:.60}.", cure="Give a list of names of stages.")
+    essential = {stage.name: stage.essential for stage in stages}
+    cure = f"These can be switched off: {', '.join(name for name in essential if not essential[name])}."
+    for name in without:
+        if name not in essential:
+            raise QueryError(f"There is no stage {name!r:.60}.", cure=cure)
+        if essential[name]:
+            raise QueryError(
+                f"The stage {name!r} cannot be switched off: there is no answer without it.", cure=cure
+            )
+    return frozenset(without)
+
+
+def checked_query(
+    text: str,
+    k: int,
+    filters: Mapping[str, Any] | None,
+    context: Mapping[str, Any] | None,
+    priority: int,
+    without: Collection[str],
+    limits: PipelineSettings,
+    snapshot: Snapshot | None,
+    stages: Collection[Stage],
+) -> Query:
+    """What was asked, if it can be answered by these stages over this snapshot.
+
+    Raises:
+        QueryError: one of the first six is not valid; the message says which and why.
+        PipelineError: filters without a snapshot.
+    """
+    return Query(
+        clean_text(text, limits.max_query_chars),
+        check_k(k, limits.max_k),
+        check_filters(filters, snapshot) if filters else {},
+        check_context(context),
+        check_priority(priority),
+        check_without(without, stages) if without else frozenset(),
+    )

@@ -56,7 +56,9 @@ class StageRunner:
             self._run_stage(place, stage, work)
             work.mark()
             seconds = work.deadline.elapsed() - begin
-            spans.append(Span(stage.name, begin * 1e3, seconds * 1e3, n_in, _size(work), work.decision))
+            spans.append(
+                Span(stage.name, begin * 1e3, seconds * 1e3, n_in, _size(work), work.decision, work.units)
+            )
         total = work.deadline.elapsed()
         work.mark()
         trace = Trace(total * 1e3, work.deadline.budget_s * 1e3, work.longest_step_s * 1e3, tuple(spans))
@@ -65,11 +67,14 @@ class StageRunner:
         )
 
     def _run_stage(self, place: int, stage: Stage, work: Work) -> None:
-        work.stage, work.decision, work.essential = stage.name, "", stage.essential
+        work.stage, work.decision, work.essential, work.units = stage.name, "", stage.essential, 0
+        if stage.name in work.query.without:
+            work.decision = "switched off"
+            return
         missing = [slot for slot in stage.reads if not work.holds(slot)]
         if missing:
-            # An earlier stage that gave up has said why; this one only follows.
-            if not any(d.stage != stage.name for d in work.degradations):
+            # An earlier stage that gave up has said why, or was not wanted; this one only follows.
+            if not work.query.without and not any(d.stage != stage.name for d in work.degradations):
                 work.degrade("missing_input", f"{stage.name} (no {', '.join(missing)})")
             work.decision = f"skipped: no {', '.join(missing)}"
             return
@@ -97,7 +102,8 @@ class StageRunner:
             return reserves
         budget, total = work.deadline.budget_s, 0.0
         for place in range(len(self.stages) - 1, 0, -1):
-            share = self._shares.get(self.stages[place].name)
+            name = self.stages[place].name
+            share = None if name in work.query.without else self._shares.get(name)
             if share is not None:  # another one takes what is left
                 expected = self.costs.predict(self._ranges[place], 1)
                 total += min(share * budget, expected if expected is not None else math.inf)

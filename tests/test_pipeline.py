@@ -227,7 +227,7 @@ def test_the_queue_of_waiting_callers_is_bounded_and_recovers():
         assert sum(isinstance(r, OverloadedError) for r in results) >= 3
         assert sum(not isinstance(r, Exception) for r in results) >= 2
         assert len(asyncio.run(pipeline.asearch("after"))) == 5
-        assert pipeline._waiting == 0
+        assert pipeline.load == (0, 0)
 
 
 def test_close_waits_refuses_and_may_be_repeated():

@@ -27,6 +27,7 @@ from searchpipe.catalog.columns import Column, Columns, NumberColumn
 from searchpipe.errors import FilterError
 
 _ORDER = {"gt": np.greater, "gte": np.greater_equal, "lt": np.less, "lte": np.less_equal}
+_MAX_DEPTH = 32  # of conditions inside each other: deeper ones come from nobody who means them
 _OPERATORS = (*_ORDER, "eq", "in", "ne", "not", "exists")
 _Value: TypeAlias = str | float
 
@@ -133,18 +134,20 @@ def parse_filters(filters: Mapping[str, Any] | None, columns: Columns) -> Filter
     return All(tuple(sorted(parts, key=repr))) if parts else None
 
 
-def _condition(name: str, condition: Any, column: Column) -> Filter:
+def _condition(name: str, condition: Any, column: Column, depth: int = 1) -> Filter:
+    if depth > _MAX_DEPTH:
+        raise FilterError(f"The filter on {name!r} holds more than {_MAX_DEPTH} conditions in each other.")
     if not isinstance(condition, Mapping):
         return _any_of(name, condition, column)
     if not condition:
         raise FilterError(
             f"The filter on {name!r} has no operator.", cure=f"Use one of {', '.join(_OPERATORS)}."
         )
-    parts = [_operator(name, operator, value, column) for operator, value in condition.items()]
+    parts = [_operator(name, operator, value, column, depth) for operator, value in condition.items()]
     return parts[0] if len(parts) == 1 else All(tuple(sorted(parts, key=repr)))
 
 
-def _operator(name: str, operator: Any, value: Any, column: Column) -> Filter:
+def _operator(name: str, operator: Any, value: Any, column: Column, depth: int) -> Filter:
     if operator in _ORDER:
         if column.kind != "number":
             raise FilterError(
@@ -156,7 +159,7 @@ def _operator(name: str, operator: Any, value: Any, column: Column) -> Filter:
     if operator == "ne":
         return Not(_any_of(name, value, column))
     if operator == "not":
-        return Not(_condition(name, value, column))
+        return Not(_condition(name, value, column, depth + 1))
     if operator == "exists":
         if not isinstance(value, bool):
             raise FilterError(f"'exists' on {name!r} takes true or false, not {value!r}.")
@@ -184,7 +187,10 @@ def _value(name: str, value: Any, column: Column) -> _Value:
 
 def _number(name: str, value: Any) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise FilterError(f"Column {name!r} holds numbers, not {type(value).__name__} ({value!r:.60}).")
+        raise FilterError(
+            f"Column {name!r} holds numbers, not {type(value).__name__} ({value!r:.60}).",
+            cure="Give a number.",
+        )
     try:
         number = float(value)
     except OverflowError:

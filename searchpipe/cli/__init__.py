@@ -40,9 +40,11 @@ def _register() -> None:
     from searchpipe.cli.index import index_command
     from searchpipe.cli.models import models_app
     from searchpipe.cli.search import search_command
+    from searchpipe.cli.serve import serve_command
 
     app.command("index")(index_command)
     app.command("search")(search_command)
+    app.command("serve")(serve_command)
     app.command("evaluate")(evaluate_command)
     app.add_typer(models_app, name="models")
     app.add_typer(engine_app, name="engine")

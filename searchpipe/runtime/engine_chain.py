@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import atexit
 import threading
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from searchpipe.arrays import Float32
 from searchpipe.errors import ClosedError, EngineError, PipelineError
+from searchpipe.forks import Inherited
 from searchpipe.runtime.forecast import Forecaster
 
 if TYPE_CHECKING:
@@ -283,11 +283,11 @@ def _close_all(retired: list[_Serving]) -> None:
         serving.opened.close()
 
 
-_open_chains: weakref.WeakSet[EngineChain] = weakref.WeakSet()
+_open_chains: Inherited = Inherited()
 
 
 @atexit.register
 def _close_open_chains() -> None:
     # Scorer threads that outlived the interpreter could not take the GIL any more.
-    for chain in list(_open_chains):
+    for chain in _open_chains:
         chain.close(drain=False)

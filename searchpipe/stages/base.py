@@ -39,6 +39,7 @@ class Work:
         extras: slots of the user's own stages.
         essential: whether the running stage is; set by the pipeline.
         reserve_s: seconds that later stages will need; set by the pipeline before each stage.
+        units: what the running stage has done, in a unit of its own, for the trace; 0 if it counts nothing.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Work:
         "reserve_s",
         "stage",
         "tokens",
+        "units",
         "vector",
     )
 
@@ -82,6 +84,7 @@ class Work:
         self.longest_step_s = 0.0
         self.marked = time.perf_counter() - deadline.elapsed()
         self.reserve_s = 0.0
+        self.units = 0
         self.stage = ""
         self.essential = True
         self.decision = ""

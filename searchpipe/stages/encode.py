@@ -92,9 +92,16 @@ class Encode:
         try:
             with work.step(f"{self.name} request", size):
                 if place is None:
-                    vector: Float32 = encoder.encode([work.tokens], deadline=deadline)[0]
+                    vector: Float32 = encoder.encode(
+                        [work.tokens], deadline=deadline, priority=work.query.priority
+                    )[0]
                 else:
-                    vector = encoder.encode([work.tokens], deadline=deadline, device_output=place.address)[0]
+                    vector = encoder.encode(
+                        [work.tokens],
+                        deadline=deadline,
+                        priority=work.query.priority,
+                        device_output=place.address,
+                    )[0]
         except OverloadedError:
             work.degrade("busy", "dense recall")
             return None

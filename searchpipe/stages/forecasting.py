@@ -21,9 +21,18 @@ class ForecastingScorer(Protocol):
         ...
 
     def score(
-        self, query_ids: Int32, store: TokenStore, docs: Int32, *, deadline: float | None = None
+        self,
+        query_ids: Int32,
+        store: TokenStore,
+        docs: Int32,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
     ) -> Float32:
-        """Logits float32 ``(n,)``; NaN for pairs not begun by ``deadline``, in ``time.monotonic()``."""
+        """Logits float32 ``(n,)``; NaN for pairs not begun by ``deadline``, in ``time.monotonic()``.
+
+        Higher ``priority`` goes first.
+        """
         ...
 
 
@@ -38,10 +47,16 @@ class ForecastingEncoder(Protocol):
         ...
 
     def encode(
-        self, token_ids: list[Int32], *, deadline: float | None = None, device_output: int = 0
+        self,
+        token_ids: list[Int32],
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        device_output: int = 0,
     ) -> Float32:
         """Float32 ``(n, dim)``; NaN for texts not begun by ``deadline``, in ``time.monotonic()``.
 
+        Higher ``priority`` goes first.
         device_output: address of device memory that the vectors are written to as well; 0 for none.
         """
         ...

@@ -109,6 +109,7 @@ class Score:
         if bad < done:
             work.candidates = self._blend(candidates, logits)
             work.orders["score"] = work.candidates.docs
+        work.units = done
         work.decision = f"{done} of {wanted} pairs"
 
     def _score_at_once(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> Bool | None:
@@ -133,7 +134,13 @@ class Score:
             deadline = begin_by(allowance, forecast)
         try:
             with work.step(f"{self.name} request", int(lengths[:rows].sum())):
-                logits[:rows] = scorer.score(work.pair_tokens, self._store, docs[:rows], deadline=deadline)
+                logits[:rows] = scorer.score(
+                    work.pair_tokens,
+                    self._store,
+                    docs[:rows],
+                    deadline=deadline,
+                    priority=work.query.priority,
+                )
         except OverloadedError:
             self._give_up(work, "busy", 0, wanted)
             return tried

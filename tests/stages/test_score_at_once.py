@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from searchpipe.candidates import Candidates
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Deadline
 from searchpipe.errors import OverloadedError
@@ -39,7 +40,7 @@ class Engine:
     def predict(self, lengths):
         return Forecast(self.wait_s, self.row_s * len(lengths)) if self.known else None
 
-    def score(self, query_ids, store, docs, *, deadline=None):
+    def score(self, query_ids, store, docs, *, deadline=None, priority=0):
         self.requests.append((docs.tolist(), deadline))
         if self.error is not None:
             raise self.error
@@ -47,7 +48,7 @@ class Engine:
             time.sleep(max(0.0, deadline - time.monotonic()))
         return np.array([np.nan if d in self.late else d / 100 for d in docs.tolist()], np.float32)
 
-    def encode(self, token_ids, *, deadline=None):
+    def encode(self, token_ids, *, deadline=None, priority=0):
         self.requests.append(([len(ids) for ids in token_ids], deadline))
         if self.error is not None:
             raise self.error
@@ -114,7 +115,7 @@ def test_all_rows_late_keeps_the_order(make_work):
 
 def test_nan_in_time_is_a_bad_score(make_work):
     engine = Engine(row_s=1e-6)
-    engine.score = lambda q, s, docs, deadline=None: np.array([1.0, np.nan, 3.0], np.float32)
+    engine.score = lambda q, s, docs, deadline=None, priority=0: np.array([1.0, np.nan, 3.0], np.float32)
     work = run(engine, make_work(3, budget_ms=FAR), depth=3)
     assert [(d.reason, d.given_up) for d in work.degradations] == [("bad_scores", "1 of 3 scores")]
 
@@ -200,3 +201,25 @@ def test_a_vector_that_came_too_late_is_none():
     work = encode(engine, 60.0)
     assert work.vector is None
     assert [d.reason for d in work.degradations] == ["busy"]
+
+
+def test_the_querys_priority_reaches_the_engine():
+    asked = []
+
+    class Urgent(Engine):
+        def score(self, query_ids, store, docs, *, deadline=None, priority=0):
+            asked.append(("score", priority))
+            return super().score(query_ids, store, docs, deadline=deadline)
+
+        def encode(self, token_ids, *, deadline=None, priority=0):
+            asked.append(("encode", priority))
+            return super().encode(token_ids, deadline=deadline)
+
+    urgent = Work(Query("q", 1, priority=9), Deadline(FAR), CostModel())
+    urgent.tokens = urgent.pair_tokens = np.arange(3, dtype=np.int32)
+    urgent.candidates = Candidates.of(np.arange(4, dtype=np.int32), {"fused": np.ones(4, np.float32)})
+    gate = ComputeGate()
+    Encode(Urgent(), gate).run(urgent)
+    Score(Urgent(), None, gate).run(urgent)
+    assert asked == [("encode", 9), ("score", 9)]
+    assert urgent.units == 4

@@ -1,0 +1,137 @@
+"""Threads behind a bounded queue: order, bounds, leaving, closing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from searchpipe.errors import OverloadedError
+from searchpipe.waiting_room import WaitingRoom
+
+
+class Occupied:
+    """A room with one thread, which is busy until the block ends."""
+
+    def __init__(self, max_waiting: int) -> None:
+        self.room: WaitingRoom[str] = WaitingRoom(1, max_waiting)
+        self.go, self.begun = threading.Event(), threading.Event()
+        self.ran: list[str] = []
+
+    def __enter__(self) -> Occupied:
+        def occupy() -> str:
+            self.begun.set()
+            self.go.wait(30)
+            return "first"
+
+        self.first = self.room.submit(occupy, priority=0, due=0.0)
+        assert self.begun.wait(30)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go.set()
+        self.room.close()
+
+    def job(self, name: str) -> Callable[[], str]:
+        def run() -> str:
+            self.ran.append(name)
+            return name
+
+        return run
+
+
+def test_priority_then_deadline_then_arrival() -> None:
+    with Occupied(10) as busy:
+        jobs = [("late", 0, 9.0), ("soon", 0, 1.0), ("soon too", 0, 1.0), ("low", -1, 0.0), ("high", 3, 50.0)]
+        futures = [busy.room.submit(busy.job(n), priority=p, due=due) for n, p, due in jobs]
+        assert len(busy.room) == 5
+        busy.go.set()
+        assert [future.result(30) for future in futures] == [name for name, *_ in jobs]
+    assert busy.ran == ["high", "soon", "soon too", "late", "low"]
+
+
+def test_the_least_urgent_gives_its_place_up() -> None:
+    with Occupied(2) as busy:
+        low = busy.room.submit(busy.job("low"), priority=-1, due=1.0)
+        middle = busy.room.submit(busy.job("middle"), priority=0, due=1.0)
+        high = busy.room.submit(busy.job("high"), priority=1, due=1.0)
+        with pytest.raises(OverloadedError, match="limit"):
+            low.result(0)
+        with pytest.raises(OverloadedError):
+            # Not more urgent than any that waits, however soon it is due.
+            busy.room.submit(busy.job("too many"), priority=0, due=0.0)
+        busy.go.set()
+        assert (middle.result(30), high.result(30)) == ("middle", "high")
+    assert busy.ran == ["high", "middle"]
+
+
+def test_who_leaves_frees_a_place() -> None:
+    with Occupied(1) as busy:
+        leaving = busy.room.submit(busy.job("leaving"), priority=0, due=1.0)
+        busy.room.leave(leaving)
+        assert len(busy.room) == 0
+        staying = busy.room.submit(busy.job("staying"), priority=0, due=1.0)
+        busy.go.set()
+        assert staying.result(30) == "staying"
+        busy.room.leave(staying)  # too late to leave
+    assert busy.ran == ["staying"]
+
+
+def test_a_job_that_fails_fails_alone() -> None:
+    def fail() -> str:
+        raise ZeroDivisionError
+
+    room: WaitingRoom[str] = WaitingRoom(1, 4)
+    with pytest.raises(ZeroDivisionError):
+        room.submit(fail, priority=0, due=0.0).result(30)
+    assert room.submit(lambda: "fine", priority=0, due=0.0).result(30) == "fine"
+    room.close()
+
+
+def test_closing_cancels_those_that_wait() -> None:
+    with Occupied(4) as busy:
+        waiting = busy.room.submit(busy.job("waiting"), priority=0, due=1.0)
+        closing = threading.Thread(target=busy.room.close)
+        closing.start()
+        with pytest.raises(CancelledError):
+            waiting.result(30)
+        busy.go.set()
+        closing.join(30)
+        assert busy.first.result(0) == "first"
+    with pytest.raises(RuntimeError):
+        busy.room.submit(busy.job("late"), priority=0, due=0.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 3), st.booleans()), max_size=12),
+    st.integers(1, 5),
+)
+def test_it_runs_what_a_model_says(jobs: list[tuple[int, int, bool]], places: int) -> None:
+    """Each job: priority, when it is due, whether its caller leaves at once."""
+    model: list[tuple[int, int, int]] = []
+    with Occupied(places) as busy:
+        futures: dict[int, Future[str]] = {}
+        for number, (priority, due, leaves) in enumerate(jobs):
+            entry = (-priority, due, number)
+            try:
+                futures[number] = busy.room.submit(busy.job(str(number)), priority=priority, due=float(due))
+            except OverloadedError:
+                assert len(model) == places
+                assert max(model)[0] <= entry[0]
+                continue
+            if len(model) == places:
+                model.remove(max(model))
+            model.append(entry)
+            if leaves:
+                busy.room.leave(futures[number])
+                model.remove(entry)
+            assert len(busy.room) == len(model) <= places
+        busy.go.set()
+        for *_, number in model:
+            assert futures[number].result(30) == str(number)
+    assert busy.ran == [str(number) for *_, number in sorted(model)]
