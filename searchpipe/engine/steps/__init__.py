@@ -1,0 +1,1 @@
+"""The factory's steps, one a module."""
