@@ -29,6 +29,7 @@ _NAMES = {
     "budget_ms": ("budget_ms", "budget"),
     "clicks": ("clicks", "clicked"),
     "labels": ("labels",),
+    "context": ("context",),
 }
 
 
@@ -43,6 +44,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         budget_ms: budget in milliseconds; None for the pipeline's default.
         clicks: ids of the products clicked.
         labels: product id -> gain, 0 or more.
+        context: user and session features, handed to the rankers.
     """
 
     ts: float
@@ -52,6 +54,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     budget_ms: float | None = None
     clicks: tuple[str, ...] = ()
     labels: dict[str, float] | None = None
+    context: dict[str, Any] | None = None
 
 
 class LineError(ValueError):
@@ -62,9 +65,9 @@ def parse_row(row: Mapping[str, Any], *, needs_time: bool = True) -> Entry:
     """An entry from a decoded JSON object or a CSV record (whose values are strings).
 
     Keys: ``ts`` (also ``timestamp``, ``time``), ``query`` (``q``, ``text``), and optionally ``k``,
-    ``filters``, ``budget_ms``, ``clicks``, ``labels``; others are ignored. In a CSV cell, filters
-    are a JSON object, clicks are a JSON array or ids separated by ``|``, and labels are a JSON
-    object or ``id:gain`` separated by ``|``.
+    ``filters``, ``budget_ms``, ``clicks``, ``labels``, ``context``; others are ignored. In a CSV cell,
+    filters and context are a JSON object, clicks are a JSON array or ids separated by ``|``, and
+    labels are a JSON object or ``id:gain`` separated by ``|``.
 
     Raises:
         LineError: a key is missing or its value cannot be used.
@@ -79,10 +82,11 @@ def parse_row(row: Mapping[str, Any], *, needs_time: bool = True) -> Entry:
         _time(found["ts"], needs_time),
         query,
         _k(found["k"]),
-        _filters(found["filters"]),
+        _object(found["filters"], "filters"),
         _budget(found["budget_ms"]),
         _clicks(found["clicks"]),
         _labels(found["labels"]),
+        _object(found["context"], "context"),
     )
 
 
@@ -167,13 +171,13 @@ def _json(text: str, what: str) -> Any:
         raise LineError(f"{what} is no JSON: {error}") from error
 
 
-def _filters(value: Any) -> dict[str, Any] | None:
+def _object(value: Any, what: str) -> dict[str, Any] | None:
     if isinstance(value, str):
-        value = _json(value, "filters")
+        value = _json(value, what)
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise LineError(f"filters is {_shown(value)}, not an object")
+        raise LineError(f"{what} is {_shown(value)}, not an object")
     return value or None
 
 

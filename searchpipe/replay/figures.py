@@ -81,7 +81,10 @@ class DegradationFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Queries whose intended start lies within ``width_s`` seconds from ``at_s``."""
+    """Queries whose intended start lies within ``width_s`` seconds from ``at_s``.
+
+    ``answered_per_s`` alone counts the answers that came within it, whenever they were asked for.
+    """
 
     at_s: float
     width_s: float

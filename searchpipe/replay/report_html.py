@@ -126,8 +126,11 @@ def _throughput(timeline: Sequence[Interval]) -> list[str]:
         Words("Rates over time", "Queries a second.", "seconds", "queries/s"),
     )
     known = sorted((i.arrived_per_s, i.p99_ms) for i in timeline if i.p99_ms is not None)
+    # Points alone: their neighbours by rate are not their neighbours in time.
+    xs = [value for rate, _ in known for value in (rate, _NAN)]
+    ys = [value for _, p99 in known for value in (p99, _NAN)]
     against = line_plot(
-        [Series("P99", [rate for rate, _ in known], [p99 for _, p99 in known])],
+        [Series("P99", xs, ys)],
         Words("Throughput against P99", "One point an interval.", "queries/s that arrived", "P99, ms"),
     )
     return [

@@ -101,11 +101,9 @@ class Timeline:
 
     def add(self, outcome: Outcome, good: bool) -> None:
         """One more outcome."""
-        while (place := int(outcome.at / self.width_s)) >= self._limit:
-            self._double()
-        cell = self._cells.get(place)
-        if cell is None:
-            cell = self._cells[place] = _Cell()
+        if outcome.answer is not None:
+            self._cell(outcome.done).completed += 1
+        cell = self._cell(outcome.at)
         cell.kinds[outcome.kind] += 1
         cell.good += good
         cell.degraded += outcome.answer is not None and bool(outcome.answer.degradations)
@@ -125,7 +123,7 @@ class Timeline:
                     at,
                     width,
                     arrived / width,
-                    cell.kinds["answered"] / width,
+                    cell.completed / width,
                     cell.good / width,
                     cell.latency.quantile(0.5) if known else None,
                     cell.latency.quantile(0.99) if known else None,
@@ -137,6 +135,14 @@ class Timeline:
                 )
             )
         return found
+
+    def _cell(self, at: float) -> _Cell:
+        while (place := int(at / self.width_s)) >= self._limit:
+            self._double()
+        cell = self._cells.get(place)
+        if cell is None:
+            cell = self._cells[place] = _Cell()
+        return cell
 
     def _double(self) -> None:
         self.width_s *= 2
@@ -151,11 +157,12 @@ class Timeline:
 
 
 class _Cell:
-    __slots__ = ("degraded", "good", "kinds", "latency")
+    __slots__ = ("completed", "degraded", "good", "kinds", "latency")
 
     def __init__(self) -> None:
         self.kinds = dict.fromkeys(KINDS, 0)
         self.latency = Histogram(relative_error=0.02)
+        self.completed = 0
         self.good = 0
         self.degraded = 0
 
@@ -163,6 +170,7 @@ class _Cell:
         for kind in KINDS:
             self.kinds[kind] += other.kinds[kind]
         self.latency.merge(other.latency)
+        self.completed += other.completed
         self.good += other.good
         self.degraded += other.degraded
 

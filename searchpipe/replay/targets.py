@@ -80,7 +80,7 @@ class PipelineTarget:
         """As :class:`Target`; an error of the pipeline goes by its ``code``."""
         budget = entry.budget_ms if entry.budget_ms is not None else self._budget_ms
         try:
-            page = self.pipeline.search(entry.query, entry.k or self._k, budget, entry.filters)
+            page = self.pipeline.search(entry.query, entry.k or self._k, budget, entry.filters, entry.context)
         except OverloadedError as error:
             raise ShedError(error.code) from error
         except SearchpipeError as error:
@@ -131,8 +131,8 @@ class _Page(msgspec.Struct):
 class HttpTarget:
     """``POST URL`` with JSON, one kept-alive connection a thread. Any thread may search.
 
-    The body holds ``query`` and, where known, ``k``, ``filters`` and ``budget_ms``; the answer is
-    that of ``searchpipe serve``: :meth:`searchpipe.page.Page.to_dict`. Statuses 429 and 503 are
+    The body holds ``query`` and, where known, ``k``, ``filters``, ``context`` and ``budget_ms``;
+    the answer is that of ``searchpipe serve``: :meth:`searchpipe.page.Page.to_dict`. Statuses 429 and 503 are
     refusals. A kept connection that the server had closed meanwhile is opened again once.
 
     Args:
@@ -198,6 +198,7 @@ class HttpTarget:
             "query": entry.query,
             "k": entry.k if entry.k is not None else self._k,
             "filters": entry.filters,
+            "context": entry.context,
             "budget_ms": entry.budget_ms if entry.budget_ms is not None else self._budget_ms,
         }
         # JSON has no infinity: left out, the service's own budget counts.
