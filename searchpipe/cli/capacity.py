@@ -91,7 +91,7 @@ def capacity_command(
     }
     settings = convert(search, CapacitySettings, where="capacity")
     # What waited ten times the target has decided the run; waiting longer would only prolong it.
-    patience = max(1.0, p99_ms / 100) if patience is None else patience
+    patience = min(3600.0, max(1.0, p99_ms / 100)) if patience is None else patience
     bounds = convert({"max_in_flight": max_in_flight, "patience_s": patience}, LoadSettings, where="load")
     read = convert({"needs_time": False, "max_broken_share": max_broken_share}, ReadSettings, where="log")
     errors = Console(stderr=True)

@@ -180,7 +180,8 @@ def report_schema() -> dict[str, Any]:
 
 def schema_of(kind: type[msgspec.Struct], title: str) -> dict[str, Any]:
     """JSON schema of a struct, the same bytes with every version of Python."""
-    schema = msgspec.json.schema(kind)
+    # Through JSON, which knows no tuples.
+    schema = msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(kind)))
     for definition in schema["$defs"].values():
         if "description" in definition:
             definition["description"] = cleandoc(definition["description"])

@@ -25,8 +25,8 @@ def rbo(first: Sequence[str], second: Sequence[str], p: float = 0.9) -> float:
         raise ConfigError(f"The persistence of RBO is {p}; it must lie between 0 and 1.")
     short, long = (first, second) if len(first) <= len(second) else (second, first)
     s, n = len(short), len(long)
-    if not n:
-        return 1.0
+    if s == n and all(one == other for one, other in zip(first, second, strict=True)):
+        return 1.0  # exactly, whatever the rounding below
     if not s:
         return 0.0
     seen_short: set[str] = set()
@@ -53,4 +53,5 @@ def rbo(first: Sequence[str], second: Sequence[str], p: float = 0.9) -> float:
         total += overlap / depth * weight
         if depth > s:
             total += overlap_at_s * (depth - s) / (s * depth) * weight
-    return (1 - p) / p * total + ((overlap - overlap_at_s) / n + overlap_at_s / s) * weight
+    value = (1 - p) / p * total + ((overlap - overlap_at_s) / n + overlap_at_s / s) * weight
+    return min(1.0, max(0.0, value))
