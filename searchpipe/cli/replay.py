@@ -237,18 +237,7 @@ def print_report(console: Console, report: Report) -> None:
     title = f"{report.load}, {report.duration_s:,.1f} s; latency from the intended start, in ms"
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
     table.add_column("queries")
-    heads = (
-        "asked",
-        "answered",
-        "P50",
-        "P95",
-        "P99",
-        "P99.9",
-        "good/s",
-        "degraded",
-        "nDCG@10",
-        "RR of clicks",
-    )
+    heads = ("asked", "P50", "P95", "P99", "P99.9", "good/s", "degraded", "nDCG@10", "clicks' RR")
     for head in heads:
         table.add_column(head, justify="right")
     for name, group in groups_of(report):

@@ -17,8 +17,10 @@ from searchpipe.errors import CatalogError, LogError
 from searchpipe.replay.entry import Entry, LineError, parse_row
 from searchpipe.settings import Settings
 
-# Judged before the end once so many lines were read: a wrong file is not read to its end first.
+# Judged before the end once so many lines were read and half of them are broken: a wrong file is
+# not read to its end first, and a few bad lines at the start of a good one do not matter.
 _EARLY_LINES = 1000
+_EARLY_SHARE = 0.5
 _EXCERPT = 120
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -159,7 +161,8 @@ class LogReader:
 
     def _judge(self, *, final: bool) -> None:
         notes, limit = self.notes, self.settings.max_broken_share
-        if notes.broken <= limit * notes.lines or not (final or notes.lines >= _EARLY_LINES):
+        hopeless = notes.lines >= _EARLY_LINES and notes.broken > _EARLY_SHARE * notes.lines
+        if notes.broken <= limit * notes.lines or not (final or hopeless):
             return
         raise LogError(
             f"{notes.broken:,} of the first {notes.lines:,} lines of {self.path} are broken, over the limit "

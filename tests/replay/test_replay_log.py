@@ -169,6 +169,10 @@ def test_a_wrong_file_is_refused_before_it_was_read_to_its_end(tmp_path: Path) -
     assert reader.notes.lines == 1000
 
 
+def test_a_bad_start_of_a_good_log_is_no_reason_to_refuse_it(tmp_path: Path) -> None:
+    assert len(list(LogReader(log_of(tmp_path, 3000, set(range(1, 101)))))) == 2900
+
+
 @pytest.mark.parametrize("content", ["", "\n\n", '{"ts": 1}\n'])
 def test_a_log_without_a_search_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "log.jsonl"
