@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from searchpipe.errors import LogError
 from searchpipe.replay.entry import Entry, LineError, parse_row, parse_time
-from searchpipe.replay.reader import LogReader, ReadNotes, ReadSettings, in_order
+from searchpipe.replay.reader import LogReader, ReadSettings
 from searchpipe.replay.writer import write_log
 from tests.fakes.catalogs import write_jsonl
 
@@ -217,31 +217,6 @@ def test_a_log_may_be_read_again(tmp_path: Path) -> None:
     reader = LogReader(log_of(tmp_path, 20))
     assert list(reader) == list(reader)
     assert reader.notes.entries == 20
-
-
-times = st.lists(st.integers(0, 50), max_size=60)
-
-
-@given(times, st.integers(1, 10))
-def test_nothing_is_lost_and_time_never_falls(found: list[int], window: int) -> None:
-    notes = ReadNotes()
-    entries = [Entry(float(ts), str(number)) for number, ts in enumerate(found)]
-    given_out = list(in_order(iter(entries), window, notes))
-    assert sorted(e.query for e in given_out) == sorted(e.query for e in entries)
-    assert [e.ts for e in given_out] == sorted(e.ts for e in given_out)
-    newest = [max(found[: place + 1]) for place in range(len(found))]
-    assert notes.out_of_order == sum(ts < high for ts, high in zip(found, newest, strict=True))
-    assert notes.beyond_window <= notes.out_of_order
-    if not notes.beyond_window:
-        assert [e.ts for e in given_out] == sorted(map(float, found))
-
-
-@given(times)
-def test_a_window_as_long_as_the_log_sorts_it(found: list[int]) -> None:
-    notes = ReadNotes()
-    entries = [Entry(float(ts), "x") for ts in found]
-    assert [e.ts for e in in_order(iter(entries), 60, notes)] == sorted(map(float, found))
-    assert notes.beyond_window == 0
 
 
 names = st.sampled_from(["log.jsonl", "log.csv", "log.jsonl.gz", "log.csv.gz"])
