@@ -54,6 +54,12 @@ class CatalogBusyError(CatalogError):
     code = "catalog_busy"
 
 
+class LogError(SearchpipeError):
+    """A query log that cannot be replayed: unreadable, empty, or too many broken lines."""
+
+    code = "bad_log"
+
+
 class SnapshotError(SearchpipeError):
     """A snapshot that cannot be opened."""
 

@@ -34,11 +34,14 @@ def _root(
 
 
 def _register() -> None:
+    from searchpipe.cli.capacity import capacity_command
+    from searchpipe.cli.compare import compare_command
     from searchpipe.cli.doctor import doctor_command
     from searchpipe.cli.engine import engine_app
     from searchpipe.cli.evaluate import evaluate_command
     from searchpipe.cli.index import index_command
     from searchpipe.cli.models import models_app
+    from searchpipe.cli.replay import replay_command
     from searchpipe.cli.search import search_command
     from searchpipe.cli.serve import serve_command
 
@@ -46,6 +49,9 @@ def _register() -> None:
     app.command("search")(search_command)
     app.command("serve")(serve_command)
     app.command("evaluate")(evaluate_command)
+    app.command("replay")(replay_command)
+    app.command("compare")(compare_command)
+    app.command("capacity")(capacity_command)
     app.add_typer(models_app, name="models")
     app.add_typer(engine_app, name="engine")
     app.command("doctor")(doctor_command)

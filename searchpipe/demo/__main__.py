@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from searchpipe.demo.generate import write_demo
+from searchpipe.demo.queries import DAY, LOG_DAYS
 from searchpipe.errors import SearchpipeError
 
 
@@ -25,10 +26,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--seed", type=int, default=7, help="the same seed, the same files (default: %(default)s)"
     )
+    parser.add_argument(
+        "--log-span",
+        type=float,
+        default=LOG_DAYS * DAY,
+        metavar="SECONDS",
+        help="time that the log's searches are spread over (default: a week)",
+    )
     args = parser.parse_args(arguments)
     try:
         files = write_demo(
-            args.out, products=args.products, queries=args.queries, labelled=args.labelled, seed=args.seed
+            args.out,
+            products=args.products,
+            queries=args.queries,
+            labelled=args.labelled,
+            seed=args.seed,
+            log_span_s=args.log_span,
         )
     except (SearchpipeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

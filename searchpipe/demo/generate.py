@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from searchpipe.demo.products import generate_products
-from searchpipe.demo.queries import Shelves, generate_labels, generate_log
+from searchpipe.demo.queries import DAY, LOG_DAYS, Shelves, generate_labels, generate_log
 from searchpipe.errors import ConfigError
 from searchpipe.files import published
 
 MAX_PRODUCTS = 1 << 32  # product ids repeat beyond
+MAX_SPAN_S = 3.2e9  # a century
 
 Progress = Callable[[int], None]
 """Called with the number of products written so far."""
@@ -39,6 +40,7 @@ def write_demo(
     queries: int = 5_000,
     labelled: int = 200,
     seed: int = 7,
+    log_span_s: float = LOG_DAYS * DAY,
     progress: Progress | None = None,
 ) -> DemoFiles:
     """Write ``products.jsonl``, ``query_log.jsonl``, ``queries.jsonl`` and ``qrels.tsv`` into ``out``.
@@ -53,6 +55,7 @@ def write_demo(
         queries: how many searches the log holds, 0 or more.
         labelled: how many labelled queries are wanted; a small catalog gives fewer.
         seed: of everything, 0 or more.
+        log_span_s: seconds from the log's first moment to its last; a week unless told otherwise.
         progress: told after every 500 products and at the end.
 
     Raises:
@@ -65,6 +68,8 @@ def write_demo(
             raise ConfigError(f"{name} is {value}; it must lie between {low} and {MAX_PRODUCTS}.")
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more.")
+    if not 0 < log_span_s <= MAX_SPAN_S:
+        raise ConfigError(f"log_span_s is {log_span_s}; it must be above 0 and at most {MAX_SPAN_S:g}.")
     out.mkdir(parents=True, exist_ok=True)
     catalog, log = out / "products.jsonl", out / "query_log.jsonl"
     texts, qrels = out / "queries.jsonl", out / "qrels.tsv"
@@ -80,7 +85,7 @@ def write_demo(
 
     logged = 0
     with published(log) as file:
-        for row in generate_log(shelves, queries, seed):
+        for row in generate_log(shelves, queries, seed, span_s=log_span_s):
             _write_json(file, row)
             logged += 1
 

@@ -52,8 +52,12 @@ class Shelves:
         return grades
 
 
-def generate_log(shelves: Shelves, count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield ``count`` searches in the order of time.
+def generate_log(
+    shelves: Shelves, count: int, seed: int, *, span_s: float = LOG_DAYS * DAY
+) -> Iterator[dict[str, Any]]:
+    """Yield ``count`` searches in the order of time, within ``span_s`` seconds.
+
+    The week with its busy evenings and quiet nights is shrunk or stretched to that span.
 
     Rows have ts (seconds since 1970, UTC), query, clicks (product ids, perhaps none), and, for
     about two thirds, context (user, device, recent_category). The same intent comes back by
@@ -71,7 +75,7 @@ def generate_log(shelves: Shelves, count: int, seed: int) -> Iterator[dict[str, 
     dice = Dice(seed, _LOG_STREAM)
     answers: dict[int, tuple[list[Facts], list[float]]] = {}
     users = max(1, count // 4)
-    for ts in _times(dice, count):
+    for ts in _times(dice, count, span_s):
         rank = dice.weighted(popularity)
         intent = intents[rank]
         text = phrase(intent, dice)
@@ -137,7 +141,7 @@ def _clicks(dice: Dice, wanted: list[Facts], popularity: list[float]) -> list[st
     return list(dict.fromkeys(wanted[dice.weighted(popularity)].id for _ in range(count)))
 
 
-def _times(dice: Dice, count: int) -> list[float]:
+def _times(dice: Dice, count: int, span_s: float) -> list[float]:
     """Moments of ``count`` searches, rising, busier by day than by night; seconds with milliseconds."""
     hours = cumulative([float(share) for share in _HOURS])
     moments = []
@@ -145,4 +149,7 @@ def _times(dice: Dice, count: int) -> list[float]:
         day, hour = dice.below(LOG_DAYS), dice.weighted(hours)
         moments.append(day * DAY + hour * 3600 + round(dice.unit() * 3600, 3))
     moments.sort()
-    return [round(LOG_START + moment, 3) for moment in moments]
+    if span_s == LOG_DAYS * DAY:
+        return [round(LOG_START + moment, 3) for moment in moments]
+    # Microseconds: a short span holds many searches within one millisecond.
+    return [round(LOG_START + moment * span_s / (LOG_DAYS * DAY), 6) for moment in moments]
