@@ -40,7 +40,11 @@ print(cupy.__version__)
 """
 _PREPARE = "import onnx, sympy; print('onnx', onnx.__version__)"
 _CUDA_PYTHON = "import cuda.bindings as b; from cuda.bindings import driver; print(b.__version__)"
-_NVTX = "import importlib.metadata as m, nvtx; print(m.version('nvtx'))"
+_NVTX = """
+from searchpipe.device import nvtx
+nvtx.enable()
+print("ranges can be recorded")
+"""
 
 _ESSENTIAL = ("onnxruntime cuda", "model preparation")
 
@@ -54,7 +58,13 @@ def gpu_runtimes(cuda: CudaFacts) -> list[Runtime]:
         Runtime("faiss gpu", ("faiss-gpu-cuvs",), driver + _FAISS, _GET),
         Runtime("cupy", ("cupy-cuda13x", "cupy-cuda12x"), driver + _CUPY, _GET, exclusive=True),
         Runtime("cuda-python", ("cuda-python",), _CUDA_PYTHON, _GET),
-        Runtime("nvtx", ("nvtx",), _NVTX, "pip install nvtx"),
+        Runtime(
+            "nvtx",
+            ("nvidia-nvtx", "nvidia-nvtx-cu12", "nvtx"),
+            _NVTX,
+            "pip install nvidia-nvtx",
+            exclusive=True,
+        ),
     ]
 
 

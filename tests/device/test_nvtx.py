@@ -61,7 +61,7 @@ def test_the_variable_turns_them_on_or_says_what_is_missing():
     code = "from searchpipe.device import nvtx; print(nvtx.enabled())"
     environment = {**os.environ, nvtx.VARIABLE: "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.stdout.strip() == "True" or "pip install nvtx" in done.stderr
+    assert done.stdout.strip() == "True" or "pip install nvidia-nvtx" in done.stderr
     environment[nvtx.VARIABLE] = "0"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "False"
