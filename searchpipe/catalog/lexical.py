@@ -25,6 +25,9 @@ COMBINED_PARTS = ("title", "brand", "category", "color", "text")
 # them are allowed.
 _SET_LIMIT = 10_000
 
+_MAX_HELPERS = 15
+"""Threads that search shards, for all queries together."""
+
 _QueryOf = Callable[[int], Any]
 """Shard -> the query that it is asked."""
 
@@ -52,8 +55,8 @@ class LexicalIndex:
         if found != count:
             raise ValueError(f"{folder} holds {found} documents instead of {count}")
         self._helpers: ThreadPoolExecutor | None = None
-        threads = min(len(self._shards), os.cpu_count() or 1) - 1  # the caller searches too
-        if threads > 0:
+        threads = min(_MAX_HELPERS, (os.cpu_count() or 1) - 1)  # the caller searches too
+        if threads > 0 and len(self._shards) > 1:
             self._helpers = ThreadPoolExecutor(threads, "searchpipe-lexical")
             weakref.finalize(self, self._helpers.shutdown, wait=False)
 
@@ -162,7 +165,13 @@ class LexicalIndex:
             helped = [self._helpers.submit(self._one, number, query_of, limit) for number in others]
             others = []
         found = {number: self._one(number, query_of, limit) for number in (mine, *others)}
-        found.update((number, future.result()) for number, future in zip(shards[1:], helped, strict=False))
+        # What no helper has begun yet is done here: nobody waits for the searches of others.
+        for number, future in zip(shards[1:], helped, strict=False):
+            if future.cancel():
+                found[number] = self._one(number, query_of, limit)
+        for number, future in zip(shards[1:], helped, strict=False):
+            if not future.cancelled():
+                found[number] = future.result()
         return found
 
     def _one(self, number: int, query_of: _QueryOf, limit: int) -> tuple[Int32, Float32]:
