@@ -147,7 +147,7 @@ class _Builder:
                 f"the snapshot holds vectors of {self._snapshot.dense.dim}.",
                 cure="Index again with this model.",
             )
-        return Encode(encoder, gate, model=model.name)
+        return Encode(encoder, gate, places=self.engines.places, model=model.name)
 
     def _recall(self) -> Stage:
         settings = self._config.recall

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchpipe.device.plan import MIB, DevicePlan, Part
-from searchpipe.device.usable import driver_missing, faiss_without_gpu, onnxruntime_without_cuda, plan_missing
+from searchpipe.device.usable import (
+    driver_missing,
+    faiss_without_gpu,
+    load_cuda_libraries,
+    onnxruntime_without_cuda,
+    plan_missing,
+)
 from searchpipe.errors import ConfigError, DeviceMemoryError, EngineError, SearchpipeError
 from searchpipe.gpu_buckets import encoder_buckets, pair_buckets
 from searchpipe.gpu_engines import GpuEngines
@@ -107,6 +113,8 @@ class _Opener:
             self._leave("gpu", error)
             return
         self.engines.plan = plan
+        if drafts:
+            load_cuda_libraries()
         for draft in drafts:
             self._open_model(draft)
         if self._recall_plan is not None:
@@ -291,3 +299,13 @@ class _Opener:
             return
         self.engines.owned.callback(recall.close)
         self.engines.recall = recall
+        encoder = self.engines.encoder
+        if encoder is not None:
+            from searchpipe.runtime.device_vectors import DeviceVectors
+
+            self.engines.places = DeviceVectors(
+                _core.Device(settings.device),
+                encoder.dim,
+                ready=lambda: encoder.chain.forecaster is not None,
+            )
+            self.engines.owned.callback(self.engines.places.close)

@@ -30,6 +30,10 @@ class Candidates:
         """The candidates at ``rows`` (int ``(m,)`` or bool ``(n,)``), in that order."""
         return Candidates(self.docs[rows], {name: column[rows] for name, column in self.scores.items()})
 
+    def head(self, count: int) -> Candidates:
+        """The first ``count`` candidates, as views."""
+        return Candidates(self.docs[:count], {name: column[:count] for name, column in self.scores.items()})
+
     @classmethod
     def empty(cls) -> Candidates:
         """No candidates."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from searchpipe.device.facts import DeviceFacts
     from searchpipe.device.plan import DevicePlan
     from searchpipe.recall.open import OpenRecall
+    from searchpipe.runtime.device_vectors import DeviceVectors
     from searchpipe.runtime.engine_chain import EngineChain
     from searchpipe.runtime.pair_scorer import ChainPairScorer
     from searchpipe.runtime.text_encoder import ChainTextEncoder
@@ -27,6 +28,7 @@ class GpuEngines:
         encoder: of the stage encode.
         scorer: of the stage score.
         recall: of dense recall.
+        places: device memory for the vectors of queries, where both the encoder and recall run there.
         reasons: ``gpu``, ``encoder``, ``scorer`` or ``recall`` -> why that was left to the CPU.
     """
 
@@ -35,6 +37,7 @@ class GpuEngines:
     encoder: ChainTextEncoder | None = None
     scorer: ChainPairScorer | None = None
     recall: OpenRecall | None = None
+    places: DeviceVectors | None = None
     reasons: dict[str, str] = field(default_factory=dict)
     owned: ExitStack = field(default_factory=ExitStack)
 

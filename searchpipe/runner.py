@@ -47,8 +47,10 @@ class StageRunner:
             # A failure is the stage's own, when its turn comes: it will try again then.
             with suppress(Exception):
                 early.start_early(work)
+        reserves = self._reserves(work)
         for place, stage in enumerate(self.stages):
             work.deadline.check_cancelled()
+            work.reserve_s = reserves[place]
             begin = work.deadline.elapsed()
             n_in = _size(work)
             self._run_stage(place, stage, work)
@@ -71,7 +73,6 @@ class StageRunner:
                 work.degrade("missing_input", f"{stage.name} (no {', '.join(missing)})")
             work.decision = f"skipped: no {', '.join(missing)}"
             return
-        work.reserve_s = self._reserve(place, work)
         if not stage.essential and not work.deadline.unlimited and work.allowance() <= 0:
             work.degrade("deadline", stage.name)
             work.decision = "skipped: no time left"
@@ -89,18 +90,19 @@ class StageRunner:
         # `stage:` keeps whole stages apart from the steps inside them.
         self.costs.observe(self._ranges[place], 1, work.deadline.elapsed() - begin)
 
-    def _reserve(self, place: int, work: Work) -> float:
-        """Seconds to keep for the stages after ``place``: what they cost lately, within their shares."""
+    def _reserves(self, work: Work) -> list[float]:
+        """For each stage, seconds to keep for those after it: what they cost lately, within their shares."""
+        reserves = [0.0] * len(self.stages)
         if work.deadline.unlimited:
-            return 0.0
+            return reserves
         budget, total = work.deadline.budget_s, 0.0
-        for stage in self.stages[place + 1 :]:
-            share = self._shares.get(stage.name)
-            if share is None:
-                continue  # takes what is left
-            expected = self.costs.predict(f"stage:{stage.name}", 1)
-            total += min(share * budget, expected if expected is not None else math.inf)
-        return total
+        for place in range(len(self.stages) - 1, 0, -1):
+            share = self._shares.get(self.stages[place].name)
+            if share is not None:  # another one takes what is left
+                expected = self.costs.predict(self._ranges[place], 1)
+                total += min(share * budget, expected if expected is not None else math.inf)
+            reserves[place - 1] = total
+        return reserves
 
 
 def check_stages(stages: Sequence[Stage]) -> None:

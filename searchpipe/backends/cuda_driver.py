@@ -21,11 +21,12 @@ _NAME_BYTES = 128
 
 @dataclass(frozen=True, slots=True)
 class CudaDevice:
-    """One GPU; memory in bytes."""
+    """One GPU; memory in bytes, ``free`` None where the driver does not say."""
 
     name: str
     compute_capability: str
     memory: int
+    free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,10 @@ class CudaFacts:
 
 
 def cuda_facts() -> CudaFacts:
-    """Load ``libcuda``, initialise it and list the devices; never raises, creates no context."""
+    """Load ``libcuda``, initialise it and list the devices; never raises.
+
+    How much memory is free is known inside a context only, so one is made for each device, and dropped.
+    """
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         library = ctypes.CDLL(name)
@@ -80,7 +84,22 @@ def _device(library: ctypes.CDLL, ordinal: int) -> CudaDevice:
         name=name.value.decode("utf-8", "replace"),
         compute_capability=f"{major.value}.{minor.value}",
         memory=memory.value,
+        free=_free(library, device),
     )
+
+
+def _free(library: ctypes.CDLL, device: ctypes.c_int) -> int | None:
+    context, free, total = ctypes.c_void_p(), ctypes.c_size_t(0), ctypes.c_size_t(0)
+    if library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) != _SUCCESS:
+        return None
+    try:
+        if library.cuCtxPushCurrent_v2(context) != _SUCCESS:
+            return None
+        status = library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total))
+        library.cuCtxPopCurrent_v2(ctypes.byref(context))
+        return free.value if status == _SUCCESS else None
+    finally:
+        library.cuDevicePrimaryCtxRelease_v2(device)
 
 
 def _text_of(library: ctypes.CDLL, status: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from searchpipe.arrays import Float32
-from searchpipe.backends.onnx_graph import OnnxGraph
+from searchpipe.backends.indexed_graph import IndexedGraph
 from searchpipe.errors import ModelError
 from searchpipe.models.cache import sha256_of
 
@@ -52,7 +52,7 @@ def float_model(source: Path, folder: Path, *, sha256: str = "") -> Path:
     target = folder / f"{source.stem}-{key[:16]}.float.onnx"
     if target.exists():
         return target
-    graph = OnnxGraph(source)
+    graph = IndexedGraph(source)
     if not needs_rewrite(graph):
         return source
     try:
@@ -65,7 +65,7 @@ def float_model(source: Path, folder: Path, *, sha256: str = "") -> Path:
     return target
 
 
-def needs_rewrite(graph: OnnxGraph) -> bool:
+def needs_rewrite(graph: IndexedGraph) -> bool:
     """Whether the model holds 8-bit weights, or attention in a form that no fusion knows."""
     quantized = bool(graph.kinds & _QUANTIZED) or graph.has_weights_of("INT8", "UINT8")
     return quantized or _has_foreign_attention(graph)
@@ -79,14 +79,14 @@ def dequantize(source: Path, out: Path) -> None:
         MissingDependencyError: the package onnx is not installed.
         OSError: ``out`` cannot be written; nothing is left behind.
     """
-    _rewritten(OnnxGraph(source)).save(out)
+    _rewritten(IndexedGraph(source)).save(out)
 
 
-def _has_foreign_attention(graph: OnnxGraph) -> bool:
+def _has_foreign_attention(graph: IndexedGraph) -> bool:
     return "IsNaN" in graph.kinds or graph.opset < _OPSET
 
 
-def _rewritten(graph: OnnxGraph) -> OnnxGraph:
+def _rewritten(graph: IndexedGraph) -> IndexedGraph:
     _fold_gathered(graph)
     _fold_scaled(graph)
     _replace_products(graph)
@@ -110,7 +110,7 @@ def _weights(stored: Any, scale: Any, zero: Any) -> Float32:
     return whole
 
 
-def _fold_gathered(graph: OnnxGraph) -> None:
+def _fold_gathered(graph: IndexedGraph) -> None:
     """Gather(8-bit table), DequantizeLinear -> Gather(float32 table)."""
     for node in graph.nodes:
         if node.op_type != "DequantizeLinear":
@@ -126,7 +126,7 @@ def _fold_gathered(graph: OnnxGraph) -> None:
         graph.replace(node, "Gather", [name, gather.input[1]], node.output[0])
 
 
-def _fold_scaled(graph: OnnxGraph) -> None:
+def _fold_scaled(graph: IndexedGraph) -> None:
     """Cast(8-bit weights), Mul(scale) -> an initializer of the name of the product."""
     for node in graph.nodes:
         stored = graph.constant(node.input[0]) if node.op_type == "Cast" else None
@@ -139,7 +139,7 @@ def _fold_scaled(graph: OnnxGraph) -> None:
         product.output[0] += "_folded"
 
 
-def _replace_products(graph: OnnxGraph) -> None:
+def _replace_products(graph: IndexedGraph) -> None:
     """DynamicQuantizeLinear, MatMulInteger, Cast, Mul(scales) -> MatMul of float32."""
     for node in graph.nodes:
         if node.op_type != "MatMulInteger":
@@ -159,7 +159,7 @@ def _replace_products(graph: OnnxGraph) -> None:
         graph.replace(node, "MatMul", [left, right], output)
 
 
-def _float_of(graph: OnnxGraph, name: str) -> str:
+def _float_of(graph: IndexedGraph, name: str) -> str:
     quantize = graph.maker.get(name)
     if quantize is None or quantize.op_type != "DynamicQuantizeLinear":
         raise ModelError(f"{graph.path}: {name} is not the output of a DynamicQuantizeLinear.")
@@ -167,7 +167,7 @@ def _float_of(graph: OnnxGraph, name: str) -> str:
     return found
 
 
-def _rewrite_attention(graph: OnnxGraph) -> None:
+def _rewrite_attention(graph: IndexedGraph) -> None:
     """Attention as softmax(q k' / sqrt(d) + mask) v in the operations that the fusion looks for.
 
     What PyTorch writes for its scaled_dot_product_attention scales q and k apart and guards against
@@ -227,7 +227,7 @@ def _rewrite_attention(graph: OnnxGraph) -> None:
     graph.nodes.extend(copies)
 
 
-def _heads(graph: OnnxGraph, projected: str, hidden: int) -> int:
+def _heads(graph: IndexedGraph, projected: str, hidden: int) -> int:
     """Attention heads, from the shape [rows, tokens, heads, size] that the query is brought into."""
     for node in graph.readers.get(projected, []):
         if node.op_type != "Reshape":

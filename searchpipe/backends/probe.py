@@ -14,89 +14,63 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
-from searchpipe.backends.cuda_driver import CudaFacts
-
-Status = Literal["ok", "missing", "unusable"]
+from searchpipe.backends.capability import Capability, Runtime, Status
+from searchpipe.backends.cuda_driver import CudaDevice, CudaFacts
+from searchpipe.backends.probe_gpu import gpu_runtimes, needing_driver, pipeline_on_gpu
 
 # An import takes a second on a slow disk; a hanging one must not hang the probe. In seconds.
 _TIMEOUT = 60.0
 
-
-@dataclass(frozen=True, slots=True)
-class Capability:
-    """One line of the report: ``detail`` is what was found or why not, ``get`` how to get it."""
-
-    name: str
-    status: Status
-    detail: str
-    get: str = ""
-    required: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Runtime:
-    """A package to probe: ``code`` runs in the child and prints what the report shows."""
-
-    name: str
-    distributions: tuple[str, ...]  # the first one is what to install
-    code: str
-    get: str
-    required: bool = False
-    exclusive: bool = False  # the distributions own one module: two of them break each other
-
-
-RUNTIMES: tuple[_Runtime, ...] = (
-    _Runtime(
+RUNTIMES: tuple[Runtime, ...] = (
+    Runtime(
         "core extension", (), "import searchpipe._core as c; print('loaded')",
         "pip install searchpipe, or build it: python setup.py build_ext --inplace", required=True,
     ),
-    _Runtime(
+    Runtime(
         "onnxruntime", ("onnxruntime", "onnxruntime-gpu"),
         "import onnxruntime as o; print(o.__version__, 'with', ', '.join(o.get_available_providers()))",
         "pip install 'searchpipe[cpu]'", required=True, exclusive=True,
     ),
-    _Runtime(
+    Runtime(
         "faiss", ("faiss-cpu", "faiss-gpu-cuvs", "faiss-gpu", "faiss-gpu-cu12"),
         "import faiss; print(faiss.__version__, "
         "'with GPU support' if hasattr(faiss, 'StandardGpuResources') else 'for CPU')",
         "pip install 'searchpipe[cpu]'", required=True, exclusive=True,
     ),
-    _Runtime(
+    Runtime(
         "tokenizers", ("tokenizers",), "import tokenizers; print(tokenizers.__version__)",
         "pip install tokenizers", required=True,
     ),
-    _Runtime(
+    Runtime(
         "tantivy", ("tantivy",), "import tantivy; tantivy.SchemaBuilder(); print('lexical index')",
         "pip install tantivy", required=True,
     ),
-    _Runtime(
+    Runtime(
         "stemmer", ("PyStemmer",), "import Stemmer; print(len(Stemmer.algorithms()), 'languages')",
         "pip install PyStemmer", required=True,
     ),
-    _Runtime(
+    Runtime(
         "parquet and csv", ("pyarrow",), "import pyarrow; print(pyarrow.__version__)",
         "pip install pyarrow", required=True,
     ),
-    _Runtime(
+    Runtime(
         "chinese", ("rjieba",), "import rjieba; rjieba.cut('手机'); print('segmentation')",
         "pip install 'searchpipe[cjk]'",
     ),
-    _Runtime(
+    Runtime(
         "japanese", ("sudachipy", "sudachidict-core"),
         "import sudachidict_core, sudachipy; sudachipy.Dictionary().create(); print('segmentation')",
         "pip install 'searchpipe[cjk]'",
     ),
-    _Runtime(
+    Runtime(
         "evaluate", ("ir-measures", "scipy"),
         "import ir_measures, scipy.stats; print('ir-measures and scipy', scipy.__version__)",
         "pip install 'searchpipe[evaluate]'",
     ),
-    _Runtime(
+    Runtime(
         "hugging face hub", ("huggingface-hub",),
         "import huggingface_hub as h; print(h.__version__)",
         "pip install 'searchpipe[hf]'",
@@ -167,11 +141,13 @@ def probe_runtimes() -> list[Capability]:
         found = list(pool.map(_probe, RUNTIMES))
         cuda = cuda_future.result()
         found.append(_cuda_capability(cuda))
+        gpu = list(pool.map(lambda runtime: needing_driver(_probe(runtime), cuda), gpu_runtimes(cuda)))
+        found += [*gpu, pipeline_on_gpu(cuda, gpu)]
         found.extend(pool.map(lambda flavour: _probe_tensorrt(flavour, cuda), TENSORRT))
     return found
 
 
-def _probe(runtime: _Runtime) -> Capability:
+def _probe(runtime: Runtime) -> Capability:
     installed = [name for name in runtime.distributions if _version(name)]
     if runtime.exclusive and len(installed) > 1:
         return Capability(
@@ -195,11 +171,14 @@ def _cuda_capability(cuda: CudaFacts) -> Capability:
         return Capability(
             "cuda", status, cuda.reason, "install NVIDIA's driver, and give a container access to the GPU"
         )
-    devices = ", ".join(
-        f"{device.name} (compute {device.compute_capability}, {device.memory / 2**30:.0f} GiB)"
-        for device in cuda.devices
-    )
+    devices = ", ".join(map(_device_line, cuda.devices))
     return Capability("cuda", "ok", f"driver for CUDA {cuda.driver}: {devices}")
+
+
+def _device_line(device: CudaDevice) -> str:
+    total = f"{device.memory / 2**30:.0f} GiB"
+    memory = total if device.free is None else f"{device.free / 2**30:.1f} of {total} free"
+    return f"{device.name} (compute {device.compute_capability}, {memory})"
 
 
 def _probe_tensorrt(flavour: tuple[str, tuple[str, ...], str], cuda: CudaFacts) -> Capability:

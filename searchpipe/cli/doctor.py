@@ -14,8 +14,9 @@ from typing import Annotated
 import typer
 
 from searchpipe import __version__
+from searchpipe.backends.capability import Capability
 from searchpipe.backends.machine import INT8_SETS, cpu_summary, instruction_sets, memory_summary
-from searchpipe.backends.probe import Capability, probe_runtimes
+from searchpipe.backends.probe import probe_runtimes
 from searchpipe.models import BUILTIN, DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER
 from searchpipe.models.cache import default_cache_dir
 from searchpipe.models.inventory import is_cached

@@ -56,9 +56,9 @@ def shape_of(model: Path) -> TransformerShape:
         ModelError: the file is not ONNX.
         MissingDependencyError: the package onnx is not installed.
     """
-    from searchpipe.backends.onnx_graph import OnnxGraph
+    from searchpipe.backends.indexed_graph import IndexedGraph
 
-    graph = OnnxGraph(model)
+    graph = IndexedGraph(model)
     tables = [node.input[0] for node in graph.readers.get("input_ids", []) if node.op_type == "Gather"]
     shape = graph.shape(tables[0]) if tables else ()
     if len(shape) != 2:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
+import io
 import os
 from pathlib import Path
 
@@ -51,3 +53,16 @@ def faiss_without_gpu() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     return "FAISS for GPUs is not installed; pip uninstall faiss-cpu, then: pip install 'searchpipe[gpu]'"
+
+
+def load_cuda_libraries() -> None:
+    """Load the CUDA libraries that pip installed beside ONNX Runtime, which are on no search path.
+
+    What is missing shows when its provider is started; ONNX Runtime would print it.
+    """
+    import onnxruntime
+
+    load = getattr(onnxruntime, "preload_dlls", None)
+    if load is not None:
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
+            load()

@@ -14,7 +14,7 @@ from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.catalog.optional import require
 from searchpipe.errors import ClosedError, ConfigError, EngineError, OverloadedError, RecallTimeoutError
 from searchpipe.recall.dispatcher import Dispatcher
-from searchpipe.recall.lookup import on_device
+from searchpipe.recall.lookup import host_copy, on_device
 
 
 class Breaker:
@@ -144,7 +144,10 @@ class FallbackIndex:
         return docs, scores, ""
 
     def _on_host(self, vector: Any, k: int, mask: Bool | None, reason: str) -> tuple[Int32, Float32, str]:
-        if on_device(vector):
+        known = host_copy(vector)
+        if known is not None:
+            vector = known
+        elif on_device(vector):
             try:
                 cupy = require("cupy", "gpu")
                 vector = cupy.asnumpy(cupy.asarray(vector))

@@ -14,7 +14,7 @@ from searchpipe.device.plan import MIB
 from searchpipe.errors import EngineError, QueryError
 from searchpipe.recall.faiss_build import make_index, make_resources, require_gpu_faiss
 from searchpipe.recall.filtering import choose_way, filtered_probes
-from searchpipe.recall.lookup import Found, Lookup, on_device
+from searchpipe.recall.lookup import Found, Lookup, host_copy, on_device
 from searchpipe.recall.rule import MAX_PROBES, IndexPlan
 
 TEMP_BYTES = 256 * MIB
@@ -282,8 +282,11 @@ class GpuIndex:
         return None, bits
 
     def _stack(self, vectors: list[Any]) -> Any:
-        if all(on_device(vector) for vector in vectors):
-            return _OneRow(vectors[0], self.dim) if len(vectors) == 1 else self._stack_on_device(vectors)
+        if len(vectors) == 1 and on_device(vectors[0]):
+            return _OneRow(vectors[0], self.dim)
+        # One copy of all is quicker than a kernel for each.
+        if all(on_device(vector) and host_copy(vector) is None for vector in vectors):
+            return self._stack_on_device(vectors)
         return np.stack([self._on_host(vector) for vector in vectors])
 
     def _stack_on_device(self, vectors: list[Any]) -> Any:
@@ -299,8 +302,9 @@ class GpuIndex:
 
     @staticmethod
     def _on_host(vector: Any) -> Float32:
-        if not on_device(vector):
-            return np.ascontiguousarray(vector, np.float32)
+        known = host_copy(vector)
+        if known is not None or not on_device(vector):
+            return np.ascontiguousarray(vector if known is None else known, np.float32)
         cupy = require("cupy", "gpu")
         copied: Float32 = cupy.asnumpy(cupy.asarray(vector))
         return copied

@@ -74,3 +74,8 @@ class BatchIndex(Protocol):
 def on_device(vector: Any) -> bool:
     """Whether a query vector lies in device memory."""
     return hasattr(vector, "__cuda_array_interface__")
+
+
+def host_copy(vector: Any) -> Float32 | None:
+    """The copy on the host that a vector in device memory may bring along; None for any other vector."""
+    return getattr(vector, "host", None)

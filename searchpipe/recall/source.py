@@ -37,8 +37,7 @@ class SharedDense:
         """Search by the vector."""
         assert work.vector is not None
         # The copy that the encoder left on the device, if there is one, need not be sent there again.
-        on_device = getattr(work, "device_vector", None)
-        vector = work.vector if on_device is None else on_device
+        vector = work.vector if work.device_vector is None else work.device_vector
         timeout_s = work.allowance() if not work.deadline.unlimited else math.inf
         try:
             docs, scores, reason = self._index.search_saying(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from searchpipe.cost_model import CostModel
     from searchpipe.deadline import Deadline
     from searchpipe.query import Query
+    from searchpipe.runtime.device_vectors import DeviceVector
 
 SLOTS = ("tokens", "pair_tokens", "vector", "candidates", "hits")
 """The slots of :class:`Work` with a type of their own; a user's stage may name others, kept in ``extras``."""
@@ -30,6 +31,7 @@ class Work:
         tokens: int32 ``(q,)``, the query's ids for the encoder, without special tokens; None until known.
         pair_tokens: the same for the cross-encoder.
         vector: float32 ``(d,)``, the query's embedding; None until known or if given up.
+        device_vector: ``vector`` in device memory too, if the encoder left it there.
         early: stage -> what it began before the first stage ran (:class:`EarlyStage`).
         candidates: best first; None until recalled.
         hits: the finished page; None until built.
@@ -45,6 +47,7 @@ class Work:
         "deadline",
         "decision",
         "degradations",
+        "device_vector",
         "early",
         "essential",
         "extras",
@@ -68,6 +71,7 @@ class Work:
         self.tokens: Int32 | None = None
         self.pair_tokens: Int32 | None = None
         self.vector: Float32 | None = None
+        self.device_vector: DeviceVector | None = None
         self.candidates: Candidates | None = None
         self.hits: list[Hit] | None = None
         self.orders: dict[str, Int32] = {}

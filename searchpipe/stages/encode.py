@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.stages.base import Work
 from searchpipe.stages.forecasting import ForecastingEncoder, begin_by
+
+if TYPE_CHECKING:
+    from searchpipe.runtime.device_vectors import DeviceVectors
 
 
 class Encoder(Protocol):
@@ -34,6 +37,7 @@ class Encode:
         encoder: makes the vectors; perhaps a :class:`searchpipe.stages.forecasting.ForecastingEncoder`.
         gate: shared with the other stages that run models on the same cores; an encoder that predicts
             merges its callers itself and needs none.
+        places: device memory where an encoder that predicts leaves the vectors as well; None for none.
         model: its name, for :meth:`describe`.
     """
 
@@ -42,10 +46,18 @@ class Encode:
     writes: tuple[str, ...] = ("vector",)
     essential = False
 
-    def __init__(self, encoder: Encoder, gate: ComputeGate, *, model: str = "encoder") -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        gate: ComputeGate,
+        *,
+        places: DeviceVectors | None = None,
+        model: str = "encoder",
+    ) -> None:
         self._encoder = encoder
         self._forecasting = cast(ForecastingEncoder, encoder) if hasattr(encoder, "predict") else None
         self._gate = gate
+        self._places = places
         self._model = model
 
     def run(self, work: Work) -> None:
@@ -76,15 +88,22 @@ class Encode:
                 work.degrade("busy" if forecast.run_s <= allowance else "deadline", "dense recall")
                 return None
             deadline = begin_by(allowance, forecast)
+        place = self._places.take() if self._places is not None else None
         try:
             with work.step(f"{self.name} request", size):
-                vector: Float32 = encoder.encode([work.tokens], deadline=deadline)[0]
+                if place is None:
+                    vector: Float32 = encoder.encode([work.tokens], deadline=deadline)[0]
+                else:
+                    vector = encoder.encode([work.tokens], deadline=deadline, device_output=place.address)[0]
         except OverloadedError:
             work.degrade("busy", "dense recall")
             return None
         if deadline is not None and time.monotonic() >= deadline and np.isnan(vector).all():
             work.degrade("busy", "dense recall")
             return None
+        if place is not None and np.all(np.isfinite(vector)):
+            place.host = vector
+            work.device_vector = place
         return vector
 
     def _step(self, work: Work, size: int) -> Float32 | None:

@@ -37,8 +37,13 @@ class ForecastingEncoder(Protocol):
         """When rows of these lengths would be encoded if they were submitted now; None if it cannot tell."""
         ...
 
-    def encode(self, token_ids: list[Int32], *, deadline: float | None = None) -> Float32:
-        """Float32 ``(n, dim)``; NaN for texts not begun by ``deadline``, in ``time.monotonic()``."""
+    def encode(
+        self, token_ids: list[Int32], *, deadline: float | None = None, device_output: int = 0
+    ) -> Float32:
+        """Float32 ``(n, dim)``; NaN for texts not begun by ``deadline``, in ``time.monotonic()``.
+
+        device_output: address of device memory that the vectors are written to as well; 0 for none.
+        """
         ...
 
 

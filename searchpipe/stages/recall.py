@@ -149,8 +149,9 @@ class Recall:
         depth = max(self._depth, work.query.k)
         found: dict[str, tuple[Int32, Float32]] = {}
         failures: list[Exception] = []
+        # Taken out of `work`, which they hold: a cycle would keep the query's memory until it is collected.
         early: dict[str, EarlySearch] = {
-            s.name: work.early[s.name] for s in self._sources if s.name in work.early
+            s.name: work.early.pop(s.name) for s in self._sources if s.name in work.early
         }
         # What runs already is joined last.
         for source in sorted(self._sources, key=lambda s: s.name in early) if early else self._sources:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from searchpipe.backends import cuda_driver, probe
+from searchpipe.backends.capability import Capability, Runtime
 from searchpipe.backends.cuda_driver import CudaDevice, CudaFacts, cuda_facts
-from searchpipe.backends.probe import Capability, probe_cuda, probe_runtimes, run_isolated
+from searchpipe.backends.probe import probe_cuda, probe_runtimes, run_isolated
+from searchpipe.backends.probe_gpu import gpu_runtimes, needing_driver, pipeline_on_gpu
 
 NO_GPU = CudaFacts(driver="", devices=[], reason="libcuda.so.1 cannot be loaded")
 GPU = CudaFacts(driver="13.2", devices=[CudaDevice("Some GPU", "9.0", 150 << 30)], reason="")
@@ -42,7 +44,8 @@ def test_no_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_runtime_is_reported() -> None:
     found = {line.name: line for line in probe_runtimes()}
     names = {runtime.name for runtime in probe.RUNTIMES}
-    assert set(found) == names | {"cuda", "tensorrt", "tensorrt-lean", "tensorrt-rtx"}
+    names |= {runtime.name for runtime in gpu_runtimes(NO_GPU)}
+    assert set(found) == names | {"cuda", "pipeline on a GPU", "tensorrt", "tensorrt-lean", "tensorrt-rtx"}
     for name in ("core extension", "onnxruntime", "tokenizers"):
         assert found[name].status == "ok", found[name]
         assert found[name].required
@@ -51,7 +54,7 @@ def test_every_runtime_is_reported() -> None:
 
 
 def runtime_of(code: str, *distributions: str, exclusive: bool = False) -> Any:
-    return probe._Runtime("thing", distributions, code, "pip install thing", exclusive=exclusive)
+    return Runtime("thing", distributions, code, "pip install thing", exclusive=exclusive)
 
 
 def test_missing_and_broken_packages_differ() -> None:
@@ -101,6 +104,8 @@ def test_tensorrt_half_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_cuda_in_words() -> None:
     line = probe._cuda_capability(GPU)
     assert line.detail == "driver for CUDA 13.2: Some GPU (compute 9.0, 150 GiB)"
+    shown = CudaFacts("13.2", [CudaDevice("Some GPU", "9.0", 150 << 30, 3 << 29)], "")
+    assert probe._cuda_capability(shown).detail.endswith("(compute 9.0, 1.5 of 150 GiB free)")
     assert probe._cuda_capability(NO_GPU).status == "missing"
     assert probe._cuda_capability(CudaFacts("13.2", [], "cuInit: error 100")).status == "unusable"
 
@@ -135,6 +140,8 @@ class FakeDriver:
                 target.value = {75: 9, 76: 0}[arguments[1]]
             elif name == "cuDeviceTotalMem_v2":
                 target.value = 150 << 30
+            elif name == "cuMemGetInfo_v2":
+                target.value = 140 << 30
             elif name == "cuGetErrorString":
                 arguments[1]._obj.value = b"no CUDA-capable device is detected"
             return 0
@@ -145,7 +152,9 @@ class FakeDriver:
 @pytest.mark.parametrize(
     ("driver", "expected"),
     [
-        (FakeDriver(), GPU),
+        (FakeDriver(), CudaFacts("13.2", [CudaDevice("Some GPU", "9.0", 150 << 30, 140 << 30)], "")),
+        (FakeDriver(fail="cuMemGetInfo_v2"), GPU),
+        (FakeDriver(fail="cuDevicePrimaryCtxRetain"), GPU),
         (
             FakeDriver(fail="cuInit"),
             CudaFacts("13.2", [], "cuInit: error 100 (no CUDA-capable device is detected)"),
@@ -178,3 +187,57 @@ def test_the_current_folder_cannot_pose_as_a_package(tmp_path: Path, monkeypatch
     ok, text = run_isolated(["-c", "import tantivy_of_this_folder"])
     assert not ok
     assert "No module named" in text
+
+
+def found_of(**states: str) -> list[Capability]:
+    names = ["onnxruntime cuda", "model preparation", "faiss gpu"]
+    return [Capability(name, states.get(name.split()[0], "ok"), "") for name in names]  # type: ignore[arg-type]
+
+
+def test_what_a_pipeline_would_do_with_the_gpu() -> None:
+    assert "no usable CUDA driver" in pipeline_on_gpu(NO_GPU, found_of()).detail
+    assert pipeline_on_gpu(GPU, found_of()).detail == "encoder, scorer and dense recall"
+    partly = pipeline_on_gpu(GPU, found_of(faiss="missing"))
+    assert (partly.status, partly.detail) == ("ok", "encoder and scorer; dense recall stays on the CPU")
+    lacking = pipeline_on_gpu(GPU, found_of(onnxruntime="unusable", model="missing"))
+    assert lacking.status == "unusable"
+    assert lacking.detail == "runs on the CPU for lack of onnxruntime cuda and model preparation"
+    assert "searchpipe[gpu]" in lacking.get
+
+
+def test_packages_for_a_gpu_are_no_use_without_a_driver() -> None:
+    fine = Capability("cupy", "ok", "14.2.0")
+    assert needing_driver(fine, GPU) == fine
+    assert needing_driver(fine, NO_GPU).status == "unusable"
+    assert needing_driver(fine, NO_GPU).detail.startswith("14.2.0 is installed, but needs a CUDA driver")
+    absent = Capability("cupy", "missing", "not installed")
+    assert needing_driver(absent, NO_GPU) == absent
+
+
+def gpu_line(name: str, cuda: CudaFacts) -> Capability:
+    (runtime,) = (runtime for runtime in gpu_runtimes(cuda) if runtime.name == name)
+    return probe._probe(runtime)
+
+
+def test_a_provider_that_cannot_be_loaded_names_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "onnxruntime"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "__version__ = '9.9'\ndef get_available_providers(): return ['CUDAExecutionProvider']\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = gpu_line("onnxruntime cuda", GPU)
+    assert line.status == "unusable"
+    assert "libonnxruntime_providers_shared.so" in line.detail
+    # Without a driver no library is loaded.
+    assert gpu_line("onnxruntime cuda", NO_GPU).detail == "9.9"
+
+
+def test_a_crash_of_faiss_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import os\n__version__ = '9.9'\nStandardGpuResources = 1\ndef get_num_gpus(): os.abort()\n"
+    (tmp_path / "faiss.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert gpu_line("faiss gpu", GPU).detail == "the process died of SIGABRT"
+    assert gpu_line("faiss gpu", NO_GPU).detail == "9.9 without CAGRA"

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from searchpipe.backends.probe import Capability
+from searchpipe.backends.capability import Capability
 from searchpipe.cli import doctor
 from searchpipe.cli.doctor import doctor_command, is_ready
 

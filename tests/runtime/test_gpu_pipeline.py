@@ -71,10 +71,21 @@ def ids(page: Any) -> list[str]:
     return [hit.id for hit in page]
 
 
-def test_the_page_is_the_cpus(world: World, gpu_config: Config, on_cpu: Pipeline) -> None:
+def test_the_page_is_the_cpus(
+    world: World, gpu_config: Config, on_cpu: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Pipeline.open(world.snapshot, gpu_config()) as pipeline:
         assert pipeline.gpu is not None
         assert not pipeline.gpu.reasons
+        assert pipeline.gpu.recall is not None
+        on_device: list[bool] = []
+        search = pipeline.gpu.recall.gpu.search_many
+
+        def searched(queries: Any, *arguments: Any, **options: Any) -> Any:
+            on_device.append(hasattr(queries, "__cuda_array_interface__"))
+            return search(queries, *arguments, **options)
+
+        monkeypatch.setattr(pipeline.gpu.recall.gpu, "search_many", searched)
         for text in world.queries[:10]:
             for filters in (None, {"price": {"lte": 60}}):
                 page = pipeline.search(text, k=12, budget_ms=math.inf, filters=filters)
@@ -90,6 +101,11 @@ def test_the_page_is_the_cpus(world: World, gpu_config: Config, on_cpu: Pipeline
     assert "Fake GPU" in described
     assert "encoder: onnx-cuda" in described
     assert "pairs at once" in described
+    # Vectors stay on the device, and their places are used again.
+    assert pipeline.gpu.places is not None
+    assert pipeline.gpu.recall is not None
+    assert on_device
+    assert all(on_device)
     # One request a query, however many pairs it has.
     assert (stats.requests, stats.late_rows) == (20, 0)
 
@@ -254,7 +270,7 @@ def test_a_dead_device_costs_a_stage_and_the_cpu_takes_over(
         assert encoder is not None
         assert scorer is not None
         fake.fail_work("cuGraphLaunch", code=ILLEGAL_ADDRESS)
-        for _ in range(4):
+        for _ in range(3):  # as many failures as retire an engine
             page = pipeline.search(text, budget_ms=math.inf)
             assert len(page) == 10
             assert {d.reason for d in page.degradations} <= {"stage_failed", "missing_input", "unavailable"}

@@ -13,7 +13,7 @@ from searchpipe.catalog.optional import require
 from searchpipe.errors import ModelError
 
 
-class OnnxGraph:
+class IndexedGraph:
     """One model's graph in memory, for one thread.
 
     Args:
@@ -51,7 +51,7 @@ class OnnxGraph:
         """Version of ONNX's own operators."""
         return max((e.version for e in self.model.opset_import if e.domain in ("", "ai.onnx")), default=0)
 
-    def upgraded(self, opset: int) -> OnnxGraph:
+    def upgraded(self, opset: int) -> IndexedGraph:
         """The same model in a newer version of the operators; this graph must not be used any more.
 
         Raises:
@@ -59,7 +59,7 @@ class OnnxGraph:
         """
         converter: Any = require("onnx.version_converter", "gpu")
         try:
-            return OnnxGraph(self.path, converter.convert_version(self.model, opset))
+            return IndexedGraph(self.path, converter.convert_version(self.model, opset))
         except Exception as error:  # see _load
             raise ModelError(
                 f"{self.path} uses ONNX operator set {self.opset} and cannot be brought to {opset}: "
