@@ -102,10 +102,10 @@ class _Builder:
     def _encoder_model(self) -> LocalModel:
         model = resolve(self._config.models.encoder)
         built_with = self._snapshot.manifest.encoder
-        if built_with.sha256 and built_with.sha256 != model.sha256:
+        if built_with.sha256 and built_with.sha256 != model.identity:
             raise ModelError(
                 f"The snapshot was built with the encoder {built_with.name} ({built_with.sha256[:12]}), "
-                f"and the configuration names {model.name} ({model.sha256[:12]}).",
+                f"and the configuration names {model.name} ({model.identity[:12]}).",
                 cure="Name the same model in models.encoder, or index again.",
             )
         return model

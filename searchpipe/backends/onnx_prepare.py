@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from searchpipe.backends.onnx_prune import constant_value, prune, source_of
 from searchpipe.backends.onnx_pack import pack_graph
+from searchpipe.backends.onnx_prune import constant_value, prune, source_of
 from searchpipe.errors import MissingDependencyError, ModelError
 
 # Part of the cache's key: raise it when the rewrite changes.
@@ -139,9 +139,9 @@ def _rewrite(onnx: Any, path: Path, options: PrepareOptions) -> Any:
         optimized.convert_float_to_float16(keep_io_types=True)
     model = optimized.model
     _drop_counted_positions(onnx, model)
-    _take_int32(onnx, model)
+    take_int32(onnx, model)
     if options.pooling != "none":
-        _append_pooling(onnx, model, options)
+        append_pooling(onnx, model, options)
     if options.packed:
         pack_graph(onnx, model)
     return model
@@ -194,7 +194,7 @@ def _count(model: Any, kinds: set[str]) -> int:
     return sum(node.op_type in kinds for node in model.graph.node)
 
 
-def _take_int32(onnx: Any, model: Any) -> None:
+def take_int32(onnx: Any, model: Any) -> None:
     """Declare the inputs int32; what wants int64 gets a cast, existing casts read them as they are."""
     tensor = onnx.TensorProto
     graph = model.graph
@@ -235,7 +235,7 @@ def _drop_counted_positions(onnx: Any, model: Any) -> None:
     prune(graph)
 
 
-def _append_pooling(onnx: Any, model: Any, options: PrepareOptions) -> None:
+def append_pooling(onnx: Any, model: Any, options: PrepareOptions) -> None:
     """Pool the first output in float32; it keeps no other output.
 
     mean: sum(hidden * mask) / sum(mask); cls: hidden[:, 0]; then x / max(|x|, 1e-12) if normalised.

@@ -90,13 +90,7 @@ def read_plan(
         ModelError: it was built for another runtime, version or GPU, its content is
             not what was recorded, or it carries host code; the message says which.
     """
-    if manifest.runtime != runtime:
-        raise ModelError(f"{plan} was built for {manifest.runtime}, and this is {runtime}.", cure=_REBUILD)
-    if not _version_fits(manifest, version):
-        raise ModelError(
-            f"{plan} was built by {runtime} {manifest.runtime_version}, and this is {version}.", cure=_REBUILD
-        )
-    _check_gpu(plan, manifest, device)
+    check_fit(plan, manifest, device.name, device.capability, runtime, version)
     if manifest.host_code and not allow_host_code:
         raise ModelError(
             f"{plan} carries host code, which would run in this process.",
@@ -114,10 +108,35 @@ def read_plan(
     return content
 
 
-def _check_gpu(plan: Path, manifest: PlanManifest, device: _core.Device) -> None:
-    here, there = device.capability, manifest.capability
+def check_fit(
+    plan: Path, manifest: PlanManifest, gpu: str, capability: tuple[int, int], runtime: str, version: str
+) -> None:
+    """Check by the manifest alone that a GPU and a runtime may run the plan.
+
+    Args:
+        plan: the file, for messages; it is not read.
+        manifest: from :func:`read_manifest`.
+        gpu: name of the GPU that shall run it.
+        capability: of that GPU.
+        runtime: "tensorrt" (also the lean runtime) or "tensorrt_rtx".
+        version: of that runtime.
+
+    Raises:
+        ModelError: it was built for another runtime, version or GPU; the message says which.
+    """
+    if manifest.runtime != runtime:
+        raise ModelError(f"{plan} was built for {manifest.runtime}, and this is {runtime}.", cure=_REBUILD)
+    if not _version_fits(manifest, version):
+        raise ModelError(
+            f"{plan} was built by {runtime} {manifest.runtime_version}, and this is {version}.", cure=_REBUILD
+        )
+    _check_gpu(plan, manifest, gpu, capability)
+
+
+def _check_gpu(plan: Path, manifest: PlanManifest, gpu: str, here: tuple[int, int]) -> None:
+    there = manifest.capability
     if manifest.compatibility == "exact":
-        fits = device.name == manifest.gpu and here == there
+        fits = gpu == manifest.gpu and here == there
     elif manifest.compatibility == "same-capability":
         fits = here == there
     else:
@@ -125,7 +144,7 @@ def _check_gpu(plan: Path, manifest: PlanManifest, device: _core.Device) -> None
     if not fits:
         raise ModelError(
             f"{plan} was built for {manifest.gpu} (compute capability {there[0]}.{there[1]}, "
-            f"{manifest.compatibility}), and this is {device.name} ({here[0]}.{here[1]}).",
+            f"{manifest.compatibility}), and this is {gpu} ({here[0]}.{here[1]}).",
             cure=_REBUILD,
         )
 

@@ -57,10 +57,15 @@ class BuildModels:
         return cls(
             encoder,
             tokenizer,
-            ModelInfo(getattr(model, "name", type(encoder).__name__), getattr(model, "sha256", "")),
+            ModelInfo(getattr(model, "name", type(encoder).__name__), _identity(model)),
             ModelInfo(tokenizer_name, digest),
             getattr(model, "document_prefix", ""),
         )
+
+
+def _identity(model: Any) -> str:
+    """The hash that a model goes by; empty for one that does not say."""
+    return str(getattr(model, "identity", "") or getattr(model, "sha256", ""))
 
 
 def _open_encoder(settings: ModelsSettings) -> Encoder:

@@ -35,6 +35,7 @@ def _root(
 
 def _register() -> None:
     from searchpipe.cli.doctor import doctor_command
+    from searchpipe.cli.engine import engine_app
     from searchpipe.cli.evaluate import evaluate_command
     from searchpipe.cli.index import index_command
     from searchpipe.cli.models import models_app
@@ -44,6 +45,7 @@ def _register() -> None:
     app.command("search")(search_command)
     app.command("evaluate")(evaluate_command)
     app.add_typer(models_app, name="models")
+    app.add_typer(engine_app, name="engine")
     app.command("doctor")(doctor_command)
 
 

@@ -31,12 +31,14 @@ class SourceSettings(Settings, frozen=True):
         tokenizer: the tokenizer.json of an ONNX file; that of the model if empty.
         sha256: what the model file must hash to; empty for whatever is there.
         max_tokens: longest row.
+        pooling: how an encoder's tokens become one vector; empty for what the model's card says.
     """
 
     model: str
     tokenizer: str = ""
     sha256: str = ""
     max_tokens: Positive = 128
+    pooling: Literal["", "mean", "cls", "none"] = ""
 
 
 class PrecisionSettings(Settings, frozen=True):
@@ -77,6 +79,22 @@ class CalibrationSettings(Settings, frozen=True):
     strata: tuple[Literal["traffic", "category", "length"], ...] = ("traffic", "category", "length")
     min_per_stratum: Positive = 8
     seed: int = 7
+
+
+class SensitivitySettings(Settings, frozen=True):
+    """``[sensitivity]``: which layers cost int8 the most quality.
+
+    Attributes:
+        enabled: whether the sweep runs at all.
+        rows: samples held out from calibration that it is measured on.
+        budget_seconds: no further measurement starts after this.
+        max_groups: groups of nodes swept; more layers are put together.
+    """
+
+    enabled: bool = True
+    rows: Annotated[int, msgspec.Meta(ge=16, le=100_000)] = 256
+    budget_seconds: Annotated[float, msgspec.Meta(gt=0.0, le=86_400.0)] = 120.0
+    max_groups: Positive = 24
 
 
 class ProfileSettings(Settings, frozen=True):
@@ -136,7 +154,7 @@ class GateSettings(Settings, frozen=True):
         speedup: times faster than the precision above, at least.
         stress_rate: queries a second of the stress test; 0 takes half of what the engine can do.
         stress_seconds: of load.
-        stress_p99_ms: the most that the P99 may be under it; 0 for four times the P50 when idle.
+        stress_p99_ms: the most that the P99 may be under it; 0 for ten times the P50 when idle.
         max_memory_mib: of the process's growth; 0 for no limit.
     """
 
@@ -166,6 +184,7 @@ class Recipe(Settings, frozen=True):
     source: SourceSettings
     precision: PrecisionSettings = PrecisionSettings()
     calibration: CalibrationSettings = CalibrationSettings()
+    sensitivity: SensitivitySettings = SensitivitySettings()
     profile: ProfileSettings = ProfileSettings()
     builder: BuilderSettings = BuilderSettings()
     gates: GateSettings = GateSettings()

