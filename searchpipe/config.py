@@ -92,9 +92,9 @@ class ScoreSettings(Settings, frozen=True):
     depth: Positive = 100
     step_rows: Positive = 16
     weight: Share = 0.8
-    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 3.0
+    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.5
     max_query_tokens: Positive = 32
-    max_doc_tokens: Positive = 128
+    max_doc_tokens: Positive = 64
 
 
 class QuotaSettings(Settings, frozen=True):
