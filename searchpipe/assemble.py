@@ -186,7 +186,12 @@ class _Builder:
         return SharedDense(self.engines.recall.index)
 
     def _prerank(self) -> Stage:
-        return Prerank(Formula(Features(self._snapshot.columns), self._config.prerank.weights))
+        settings = self._config.prerank
+        if settings.model != "formula":
+            from searchpipe.stages.learned import open_learned
+
+            return Prerank(open_learned(self._snapshot, settings.model))
+        return Prerank(Formula(Features(self._snapshot.columns), settings.weights))
 
     def _score(self) -> Stage:
         from searchpipe.backends import open_pair_scorer

@@ -72,8 +72,14 @@ class RecallSettings(Settings, frozen=True):
 
 
 class PrerankSettings(Settings, frozen=True):
-    """``[prerank]``: the weights of the formula's features (:class:`searchpipe.stages.features.Features`)."""
+    """``[prerank]``: a formula or a learned ranker.
 
+    Attributes:
+        model: ``formula``, the path of a ranker's ONNX file, or ``engine:NAME``.
+        weights: of the formula's features (:class:`searchpipe.stages.features.Features`).
+    """
+
+    model: Annotated[str, msgspec.Meta(min_length=1)] = "formula"
     weights: dict[str, float] = msgspec.field(default_factory=lambda: {"fused": 1.0, "lexical": 0.5})
 
 
