@@ -20,7 +20,7 @@ INPUTS = ("categories", "dense")
 
 
 class LearnedRanker:
-    """Scores candidates by a model; a :class:`searchpipe.stages.prerank.Ranker`. Any thread may call anything.
+    """Scores candidates by a model, for :class:`searchpipe.stages.prerank.Prerank`. Any thread may call it.
 
     Args:
         inputs: computes the model's inputs.
@@ -59,7 +59,8 @@ class LearnedRanker:
     def describe(self) -> str:
         """One line."""
         definition = self._inputs.definition
-        return f"{self._name}, {len(definition.categories)} categorical and {len(definition.dense)} dense features"
+        categories, dense = len(definition.categories), len(definition.dense)
+        return f"{self._name}, {categories} categories and {dense} dense features"
 
 
 def open_learned(snapshot: Snapshot, model: str) -> LearnedRanker:

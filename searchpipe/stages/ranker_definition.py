@@ -1,4 +1,4 @@
-"""What a learned ranker reads: its features by name and order, kept beside the model and checked before use."""
+"""What a learned ranker reads: its features in their order, kept beside the model and checked before use."""
 
 from __future__ import annotations
 

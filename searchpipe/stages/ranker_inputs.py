@@ -27,8 +27,8 @@ class RankerInputs:
     """Computes what a :class:`RankerDefinition` names. Any thread may call anything.
 
     Args:
-        columns: of the snapshot; ``brand``, ``category``, ``price``, ``rating`` and ``rating_count`` are read,
-            each of which may be missing.
+        columns: of the snapshot; ``brand``, ``category``, ``price``, ``rating`` and ``rating_count`` are
+            read, each of which may be missing.
         tokens: the documents' tokens; their beginning is taken for the title.
         definition: what is wanted, in which order.
     """
@@ -42,7 +42,7 @@ class RankerInputs:
         self._hashed: dict[tuple[str, int], Int64] = {}
 
     def feeds(self, work: Work) -> dict[str, Array]:
-        """``categories`` int64 ``[n, c]`` and ``dense`` float32 ``[n, d]`` of the query's ``n`` candidates."""
+        """``categories`` int64 ``[n, c]`` and ``dense`` float32 ``[n, d]`` of ``n`` candidates."""
         assert work.candidates is not None
         view = _View(self._columns, work.candidates)
         context = work.query.context

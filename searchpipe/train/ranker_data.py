@@ -16,8 +16,8 @@ from searchpipe.train.texts import read_lines
 
 if TYPE_CHECKING:
     from searchpipe.catalog.snapshot import Snapshot
+    from searchpipe.recalled import Recalled
     from searchpipe.stages.ranker_inputs import RankerInputs
-    from searchpipe.train.recalled import Recalled
 
 MAX_WEIGHT = 10.0
 """Of one click: rare clicks far down would outweigh everything else."""

@@ -122,7 +122,7 @@ class GateStep:
         exported = build.done["export"].files
         ranker = None
         if recipe.task == "ranker" and self._open_ranker is not None:
-            ranker = self._open_ranker(snapshot, exported["fp32"])
+            ranker = self._open_ranker(snapshot, build.done["source"].files["model"])
         most = recipe.source.max_tokens
         if recipe.task != "ranker":
             # Rows are cut to the widest bucket when the engine serves, so they are here.

@@ -1,4 +1,4 @@
-"""What recall finds for a query, as rankers see it when they serve: the pipeline's own stages up to recall."""
+"""What recall finds for a query, as rankers see it when they serve, by the pipeline's own stages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from searchpipe.errors import QueryError
 
@@ -21,9 +23,14 @@ class Recalled:
     def __init__(self, snapshot: Snapshot, config: Config | None = None) -> None:
         from searchpipe.assemble import assemble
         from searchpipe.config import Config
+        from searchpipe.device.settings import GpuSettings
         from searchpipe.pipeline import Pipeline
 
-        chosen = (config or Config()).with_stages(("tokenize", "encode", "recall", "page"))
+        stages = ("tokenize", "encode", "recall", "page")
+        # Recall alone needs no GPU, and whoever trains or calibrates beside it may want all of it.
+        chosen = msgspec.structs.replace(
+            (config or Config()).with_stages(stages), gpu=GpuSettings(use="never")
+        )
         self._page = _Keep()
         self._owned = ExitStack()
         assembly = assemble(snapshot, chosen, {"page": self._page})
