@@ -57,12 +57,8 @@ class RankerInputs:
             if table.name in ("device", "user"):
                 out[:, place] = hashed(context.get(table.name), table.rows)
                 continue
-            column, codes = {
-                "brand": ("brand", view.brands),
-                "category": ("category", view.leaves),
-                "top_category": ("category", view.tops),
-                "query_class": ("category", view.query_class),
-            }[table.name]()
+            column = "brand" if table.name == "brand" else "category"
+            codes = view.codes(table.name)
             rows = self._rows(column, table.rows)
             known = codes >= 0
             out[known, place] = rows[codes[known]] if len(rows) else 0
@@ -137,23 +133,22 @@ class _View:
         self._first = order
         self._leaf = self._codes("category")
 
-    def brands(self) -> tuple[str, Int32]:
-        return "brand", self._codes("brand")
+    def codes(self, name: str) -> Int32:
+        """Code by candidate of a categorical feature, -1 where it is not known."""
+        if name == "brand":
+            return self._codes("brand")
+        if name == "top_category":
+            return self._codes("category", level=0)
+        return self._query_class() if name == "query_class" else self._leaf
 
-    def leaves(self) -> tuple[str, Int32]:
-        return "category", self._leaf
-
-    def tops(self) -> tuple[str, Int32]:
-        return "category", self._codes("category", level=0)
-
-    def query_class(self) -> tuple[str, Int32]:
+    def _query_class(self) -> Int32:
         known = self._leaf[self._first[:_CLASS_FROM]]
         known = known[known >= 0]
         code = _NONE
         if len(known):
             values, counts = np.unique(known, return_counts=True)
             code = int(values[counts.argmax()])
-        return "category", np.full(self.count, code, np.int32)
+        return np.full(self.count, code, np.int32)
 
     def category_share(self) -> Array:
         first = self._leaf[self._first[:_SHARE_FROM]]

@@ -273,7 +273,7 @@ class _Work:
 
     def write_scores(self, path: Path) -> None:
         """All logits of the evaluation, so that other blends can be tried without the models."""
-        columns = {
+        columns: dict[str, Any] = {
             name: np.stack(
                 [np.pad(row, (0, self.args.depth - len(row)), constant_values=np.nan) for row in rows]
             )

@@ -195,7 +195,7 @@ def train_ranker(
     path = out / f"{name}.onnx"
     facts = {"made_by": "python -m searchpipe.train.ranker", "seed": str(training.seed)}
     report["onnx_difference"] = save(model, path, lists, facts)
-    report |= {"loss": history, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    report |= {"epochs": history, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
     if judged.lists:
         report["ndcg10"] = {
             "queries": len(judged.lists),
