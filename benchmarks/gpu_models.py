@@ -77,9 +77,9 @@ def _int8_files(kind: Kind) -> tuple[Path, Path]:
                 raise SystemExit(f"{VARIABLE} names {named}, which has no {path.relative_to(named)}.")
         return model, tokenizer
     from searchpipe.models import resolve
-    from searchpipe.models.settings import DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER
+    from searchpipe.models.settings import DEFAULT_ENCODER, DEFAULT_GPU_CROSS_ENCODER
 
-    found = resolve(DEFAULT_CROSS_ENCODER if kind == "cross-encoder" else DEFAULT_ENCODER)
+    found = resolve(DEFAULT_GPU_CROSS_ENCODER if kind == "cross-encoder" else DEFAULT_ENCODER)
     return found.model, found.tokenizer
 
 

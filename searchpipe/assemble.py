@@ -81,7 +81,7 @@ class _Builder:
         self._wide_gate = ComputeGate(_MANY)
         wanted = Wanted(
             self._encoder_model if "encode" in names else None,
-            self._scorer_model if "score" in names else None,
+            self._gpu_scorer_model if "score" in names else None,
             "recall" in names and "dense" in config.recall.sources,
         )
         self.engines = open_engines(snapshot, config, wanted)
@@ -111,7 +111,12 @@ class _Builder:
         return model
 
     def _scorer_model(self) -> LocalModel:
-        model = resolve(self._config.models.scorer)
+        return self._checked_scorer(resolve(self._config.models.cpu_scorer))
+
+    def _gpu_scorer_model(self) -> LocalModel:
+        return self._checked_scorer(resolve(self._config.models.gpu_scorer))
+
+    def _checked_scorer(self, model: LocalModel) -> LocalModel:
         made_with = self._snapshot.manifest.tokenizer
         if made_with.sha256 and sha256_of(model.tokenizer) != made_with.sha256:
             raise ModelError(
@@ -128,7 +133,9 @@ class _Builder:
         encoder = TextTokenizer(model.tokenizer, max_tokens=model.max_tokens - 2)
         if "score" not in self._config.pipeline.stages:
             return Tokenize(encoder, prefix=model.query_prefix)
-        scorer = TextTokenizer(self._scorer_model().tokenizer, max_tokens=self._config.score.max_query_tokens)
+        on_gpu = self.engines.scorer
+        model_of_pairs = self._scorer_model() if on_gpu is None else on_gpu.model
+        scorer = TextTokenizer(model_of_pairs.tokenizer, max_tokens=self._config.score.max_query_tokens)
         return Tokenize(encoder, None if scorer.agrees_with(encoder) else scorer, prefix=model.query_prefix)
 
     def _encode(self) -> Stage:
@@ -179,7 +186,12 @@ class _Builder:
         return SharedDense(self.engines.recall.index)
 
     def _prerank(self) -> Stage:
-        return Prerank(Formula(Features(self._snapshot.columns), self._config.prerank.weights))
+        settings = self._config.prerank
+        if settings.model != "formula":
+            from searchpipe.stages.learned import open_learned
+
+            return Prerank(open_learned(self._snapshot, settings.model))
+        return Prerank(Formula(Features(self._snapshot.columns), settings.weights))
 
     def _score(self) -> Stage:
         from searchpipe.backends import open_pair_scorer

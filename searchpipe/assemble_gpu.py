@@ -16,7 +16,7 @@ from searchpipe.device.usable import (
     onnxruntime_without_cuda,
     plan_missing,
 )
-from searchpipe.errors import ConfigError, DeviceMemoryError, EngineError, SearchpipeError
+from searchpipe.errors import ConfigError, DeviceMemoryError, EngineError, ModelFetchError, SearchpipeError
 from searchpipe.gpu_buckets import encoder_buckets, pair_buckets
 from searchpipe.gpu_engines import GpuEngines
 from searchpipe.models.cache import default_cache_dir
@@ -177,7 +177,11 @@ class _Opener:
         from searchpipe.device.estimates import model_parts
 
         resolve, files = self._models[name]
-        model = resolve()
+        try:
+            model = resolve()
+        except ModelFetchError as error:  # the CPU may have one of its own
+            self._leave(name, error)
+            return None
         if files.model and not Path(files.model).is_file():
             raise ConfigError(f"gpu.{name}.model: there is no file {files.model}.")
         if name == "encoder":

@@ -74,8 +74,14 @@ class RecallSettings(Settings, frozen=True):
 
 
 class PrerankSettings(Settings, frozen=True):
-    """``[prerank]``: the weights of the formula's features (:class:`searchpipe.stages.features.Features`)."""
+    """``[prerank]``: a formula or a learned ranker.
 
+    Attributes:
+        model: ``formula``, the path of a ranker's ONNX file, or ``engine:NAME``.
+        weights: of the formula's features (:class:`searchpipe.stages.features.Features`).
+    """
+
+    model: Annotated[str, msgspec.Meta(min_length=1)] = "formula"
     weights: dict[str, float] = msgspec.field(default_factory=lambda: {"fused": 1.0, "lexical": 0.5})
 
 
@@ -94,9 +100,9 @@ class ScoreSettings(Settings, frozen=True):
     depth: Positive = 100
     step_rows: Positive = 16
     weight: Share = 0.8
-    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 3.0
+    temperature: Annotated[float, msgspec.Meta(gt=0.0)] = 1.5
     max_query_tokens: Positive = 32
-    max_doc_tokens: Positive = 128
+    max_doc_tokens: Positive = 64
 
 
 class QuotaSettings(Settings, frozen=True):

@@ -46,14 +46,14 @@ class PairScorer:
         tokenizer: TextTokenizer,
         *,
         max_query_tokens: int = 32,
-        max_doc_tokens: int = 128,
+        max_doc_tokens: int = 64,
     ) -> None:
         from searchpipe._core import PairPacker
 
         if local_model.kind != "cross-encoder":
             raise ModelError(
                 f"Model {local_model.name} is an {local_model.kind}, not a cross-encoder.",
-                cure="Name a cross-encoder, for example minilm-l12-cross.",
+                cure="Name a cross-encoder, for example tiny-cross.",
             )
         self.model = local_model
         self.engine = engine

@@ -82,5 +82,5 @@ def _open_tokenizer(settings: ModelsSettings, max_pair_tokens: int, parallel: bo
     from searchpipe.models import resolve
     from searchpipe.models.tokenizer import TextTokenizer
 
-    model = resolve(settings.scorer)
+    model = resolve(settings.cpu_scorer)
     return TextTokenizer(model.tokenizer, max_tokens=max_pair_tokens, parallel=parallel), model.name

@@ -64,6 +64,7 @@ def build_command(
 
     A build that was stopped goes on after its last finished step.
     """
+    from searchpipe.engine.ranker_rows import open_ranker
     from searchpipe.engine.recipe import load_recipe
     from searchpipe.engine.run import StepFailedError, run_build
     from searchpipe.engine.step import Inputs
@@ -85,7 +86,7 @@ def build_command(
         seed=seed,
     )
     text = recipe.read_text(encoding="utf-8")
-    steps = load_steps(CheckInStep(registry, text, signer))
+    steps = load_steps(CheckInStep(registry, text, signer), open_ranker=open_ranker)
     report = folder / "steps" / "report"
     try:
         result = run_build(steps, inputs, folder, start_from=start_from, say=_silent if quiet else _progress)

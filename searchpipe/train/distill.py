@@ -226,7 +226,7 @@ class _Work:
             )
         self._onnx_scores[name] = logits
         seed = self.args.seed
-        base = [query.ndcg(np.arange(len(query.prior))) for query in self.judged]
+        base = [query.ndcg(np.arange(len(query.gains))) for query in self.judged]
         fused = [
             query.ndcg(np.argsort(-ranking.fused, kind="stable"))
             for query, ranking in zip(self.judged, self.rankings, strict=True)
@@ -273,7 +273,7 @@ class _Work:
 
     def write_scores(self, path: Path) -> None:
         """All logits of the evaluation, so that other blends can be tried without the models."""
-        columns = {
+        columns: dict[str, Any] = {
             name: np.stack(
                 [np.pad(row, (0, self.args.depth - len(row)), constant_values=np.nan) for row in rows]
             )
@@ -284,24 +284,12 @@ class _Work:
 
 
 def _judged(rankings: Sequence[Ranking], labels: Path) -> list[Any]:
-    import gzip
-
-    from searchpipe.train.crossval import GAINS, JudgedQuery
+    from searchpipe.train.crossval import grades_of, judged_query
 
     if labels is None:
         raise CatalogError("Rankings can only be judged with labels.", cure="Give --labels as well.")
-    grades: dict[str, dict[str, int]] = {}
-    with gzip.open(labels, "rt", encoding="utf-8") if labels.suffix == ".gz" else labels.open() as file:
-        for line in file:
-            query, product, grade = line.rstrip("\n").split("\t")
-            grades.setdefault(query, {})[product] = int(grade)
-    judged = []
-    for ranking in rankings:
-        own = grades.get(ranking.query_id, {})
-        gains = np.array([GAINS[own.get(product, 0)] for product in ranking.products])
-        ideal = np.sort([GAINS[grade] for grade in own.values()])[::-1]
-        judged.append(JudgedQuery(gains, ideal, ranking.prerank))
-    return judged
+    grades = grades_of(labels)
+    return [judged_query(ranking.products, grades.get(ranking.query_id, {})) for ranking in rankings]
 
 
 def _agreement(ours: Sequence[Float32], theirs: Sequence[Float32], least: float = 0.5) -> float:

@@ -6,7 +6,7 @@ import pytest
 from searchpipe.errors import ConfigError
 from searchpipe.models import BUILTIN, DEFAULT_CROSS_ENCODER, DEFAULT_ENCODER, ModelSettings
 from searchpipe.models.resolve import settings_of, sources_of
-from searchpipe.models.sources import WheelSource
+from searchpipe.models.sources import ShippedSource, WheelSource
 
 
 def test_settings_from_a_table() -> None:
@@ -47,4 +47,4 @@ def test_builtin_models_state_licence_hashes_and_pinned_sources() -> None:
         assert builtin.settings.licence
         assert builtin.settings.sha256
         assert builtin.settings.tokenizer_sha256
-        assert all(isinstance(source, WheelSource) for source in sources_of(builtin.settings))
+        assert all(isinstance(s, WheelSource | ShippedSource) for s in sources_of(builtin.settings))

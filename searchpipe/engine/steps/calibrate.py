@@ -16,7 +16,7 @@ from searchpipe.engine.ranges import RangeTable, measure, read_table, table_key,
 from searchpipe.engine.recipe import Task
 from searchpipe.engine.sample_feeds import FeedMaker, OpenRanker, batches
 from searchpipe.engine.step import Build, Inputs, StepOutput
-from searchpipe.engine.traffic import Traffic, open_traffic
+from searchpipe.engine.traffic import Traffic, TrafficQuery, open_traffic
 from searchpipe.engine.versions import versions_of
 from searchpipe.errors import RecipeError
 from searchpipe.models.cache import default_cache_dir
@@ -87,7 +87,7 @@ class CalibrateStep:
         wanted = settings.batches * settings.batch_rows
         drawn = self._draw(traffic, recipe.task, wanted + recipe.sensitivity.rows, settings.seed)
         samples, holdout = split(drawn, wanted)
-        counts = require_cover(samples, traffic.queries, settings)
+        counts = require_cover(samples, _answerable(traffic, recipe.task), settings)
         build.say(f"calibrate: {len(samples):,} rows: {describe(counts)}")
         files = {
             "samples": write(build.folder / "samples.jsonl", samples),
@@ -141,6 +141,15 @@ class CalibrateStep:
                 yield feeds
 
         return measure(model, said(), recipe.calibration, key)
+
+
+def _answerable(traffic: Traffic, task: Task) -> list[TrafficQuery]:
+    """Queries that rows can be made of: one for which nothing is found has no pairs, and needs no cover."""
+    return [
+        query
+        for query in traffic.queries
+        if task == "query" or query.strata.get("category") != "none" or len(traffic.candidates(query, 1))
+    ]
 
 
 def feed_maker(build: Build, traffic: Traffic, open_ranker: OpenRanker | None) -> FeedMaker:

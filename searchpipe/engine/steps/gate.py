@@ -122,7 +122,9 @@ class GateStep:
         exported = build.done["export"].files
         ranker = None
         if recipe.task == "ranker" and self._open_ranker is not None:
-            ranker = self._open_ranker(snapshot, exported["fp32"])
+            # Its definition lies beside the model that was trained.
+            model = build.done["source"].files["model"] if "source" in build.done else exported["fp32"]
+            ranker = self._open_ranker(snapshot, model)
         most = recipe.source.max_tokens
         if recipe.task != "ranker":
             # Rows are cut to the widest bucket when the engine serves, so they are here.
