@@ -88,6 +88,7 @@ def _has_foreign_attention(graph: IndexedGraph) -> bool:
 
 def _rewritten(graph: IndexedGraph) -> IndexedGraph:
     _fold_gathered(graph)
+    _fold_halves(graph)
     _fold_scaled(graph)
     _replace_products(graph)
     graph.drop_unused()
@@ -126,6 +127,15 @@ def _fold_gathered(graph: IndexedGraph) -> None:
         graph.replace(node, "Gather", [name, gather.input[1]], node.output[0])
 
 
+def _fold_halves(graph: IndexedGraph) -> None:
+    """Cast(half-precision weights) -> an initializer in float32 of the name of what it gave."""
+    for node in graph.nodes:
+        stored = graph.constant(node.input[0]) if node.op_type == "Cast" else None
+        if stored is not None and stored.dtype == np.float16:
+            graph.add_constant(node.output[0], stored.astype(np.float32))
+            node.output[0] += "_folded"
+
+
 def _fold_scaled(graph: IndexedGraph) -> None:
     """Cast(8-bit weights), Mul(scale) -> an initializer of the name of the product."""
     for node in graph.nodes:
@@ -134,6 +144,10 @@ def _fold_scaled(graph: IndexedGraph) -> None:
             continue
         product = graph.reader(node.output[0], "Mul")
         scale = graph.constant(next(name for name in product.input if name != node.output[0]))
+        if scale is None:
+            raise ModelError(
+                f"{graph.path}: the scales of {node.input[0]} are not constant.", cure=_NAME_ANOTHER
+            )
         graph.add_constant(product.output[0], _weights(stored, scale, 0))
         # Nobody reads it under its new name, so it is dropped.
         product.output[0] += "_folded"

@@ -130,12 +130,13 @@ def load_folder(folder: Path) -> CrossEncoder:
     Raises:
         ModelError: no such files, or not a BERT cross-encoder with one label.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         state = load_file(str(folder / "model.safetensors"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"{folder} is no folder of a model: {error}",
             cure="Give one with config.json and model.safetensors.",

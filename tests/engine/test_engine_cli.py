@@ -156,7 +156,9 @@ def test_gates_on_a_gpu_are_for_its_architecture(
     there = machine(H200, tensorrt="11.1.0.7")
     monkeypatch.setattr("searchpipe.engine.steps.check_in.this_machine", lambda: there)
     steps = factory_steps(results={"fp32": PASSED, "fp16": PASSED}, chosen="fp16", device="cuda")
-    monkeypatch.setattr("searchpipe.engine.steps.load_steps", lambda check_in, open_ranker: [*steps, check_in])
+    monkeypatch.setattr(
+        "searchpipe.engine.steps.load_steps", lambda check_in, open_ranker: [*steps, check_in]
+    )
     run("build", recipe)
     assert "tiny v1 is promoted for sm_90." in run("promote", "tiny")
     registry = Registry(store, trust=Trust())
@@ -241,7 +243,9 @@ def test_a_step_that_fails_is_an_error_and_not_a_refusal(
 
     steps = factory_steps()
     steps[3] = FactoryStep("calibrate", ("profile",), fail, {})
-    monkeypatch.setattr("searchpipe.engine.steps.load_steps", lambda check_in, open_ranker: [*steps, check_in])
+    monkeypatch.setattr(
+        "searchpipe.engine.steps.load_steps", lambda check_in, open_ranker: [*steps, check_in]
+    )
     with pytest.raises(StepFailedError, match="Step calibrate: 12 samples in the stratum 'tail'"):
         run("build", recipe)
     assert not store.exists()
@@ -257,7 +261,9 @@ def test_a_plan_without_its_manifest_is_not_checked_in(
 
     steps = factory_steps()
     steps[6] = FactoryStep("plan", ("convert",), plan, {})
-    monkeypatch.setattr("searchpipe.engine.steps.load_steps", lambda check_in, open_ranker: [*steps, check_in])
+    monkeypatch.setattr(
+        "searchpipe.engine.steps.load_steps", lambda check_in, open_ranker: [*steps, check_in]
+    )
     with pytest.raises(StepFailedError, match="no readable manifest"):
         run("build", recipe)
     assert not store.exists()

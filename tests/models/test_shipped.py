@@ -8,6 +8,8 @@ import pytest
 
 from searchpipe._core import TokenStore, TokenStoreWriter
 from searchpipe.backends import open_pair_scorer
+from searchpipe.backends.dequantize import float_model
+from searchpipe.backends.onnx_cpu import OnnxCpuEngine
 from searchpipe.engine.recipe import load_recipe
 from searchpipe.errors import ConfigError, ModelError
 from searchpipe.models import BUILTIN, DEFAULT_CROSS_ENCODER, ModelsSettings, resolve, sources
@@ -110,3 +112,14 @@ def test_a_shipped_source_by_name() -> None:
     assert source == ShippedSource("tiny-cross.onnx")
     assert str(source) == "shipped:tiny-cross.onnx"
     assert str(source.sibling("tokenizer.json")) == "shipped:tokenizer.json"
+
+
+def test_its_float32_twin_scores_the_same(tmp_path: Path) -> None:
+    """What a GPU would be given, whose runtimes take no 8-bit tables."""
+    model = resolve(DEFAULT_CROSS_ENCODER).model
+    twin = float_model(model, tmp_path)
+    assert twin != model
+    ids = np.random.default_rng(1).integers(1000, 20000, (4, 40))
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    first, second = (OnnxCpuEngine(path, threads=1).run(feeds) for path in (model, twin))
+    np.testing.assert_allclose(first, second, atol=1e-4)

@@ -4,10 +4,14 @@ import json
 import math
 
 import numpy as np
+import onnx
 import pytest
 
 from searchpipe.config import load_config
-from searchpipe.errors import ModelError
+from searchpipe.engine.manifest import SourceModel, Variant
+from searchpipe.engine.registry import Registry
+from searchpipe.errors import ModelError, RegistryError
+from searchpipe.models.cache import sha256_of
 from searchpipe.pipeline import Pipeline
 from searchpipe.query import Query
 from searchpipe.stages.learned import open_learned
@@ -21,6 +25,7 @@ from searchpipe.stages.ranker_definition import (
 )
 from searchpipe.stages.ranker_inputs import RankerInputs, hashed
 from tests.fakes.catalogs import snapshot_of
+from tests.fakes.engines import engine_manifest
 from tests.fakes.tiny_ranker import save_ranker
 
 
@@ -156,3 +161,42 @@ def test_the_pipeline_takes_it_from_the_configuration(world, tmp_path):
         page = pipeline.search(world.queries[0], budget_ms=math.inf)
     assert not page.degraded
     assert "prerank" in page[0].scores
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEARCHPIPE_STORE", str(tmp_path / "store"))
+    return Registry(tmp_path / "store")
+
+
+def check_in(store, folder, task="ranker"):
+    trained = save_ranker(folder / "shoes.onnx", {"fused": 1.0, "recent_brand": 2.0})
+    source = SourceModel("shoes.onnx", sha256_of(trained), 1)
+    # The export is another file than what was trained.
+    exported = onnx.load(trained)
+    exported.producer_name = "export"
+    onnx.save(exported, folder / "fp32.onnx")
+    files = {"fp32": folder / "fp32.onnx", "shoes.json": folder / "shoes.json"}
+    manifest = engine_manifest(
+        files, "shoes", task=task, model=source, chosen="fp32", variants={"fp32": Variant(True, "fp32.onnx")}
+    )
+    made = store.check_in(manifest, files)
+    store.promote("shoes", made.version)
+
+
+def test_an_engine_of_the_store_is_served_with_its_definition(snapshot, make_work, store, tmp_path):
+    check_in(store, tmp_path)
+    ranker = open_learned(snapshot, "engine:shoes")
+    assert "shoes@v1" in ranker.describe()
+    work = make_work(5)
+    work.query = Query("red shoes", 10, {}, {"recent_brand": "Gartner"})
+    Prerank(ranker).run(work)
+    assert work.candidates.docs[0] == 2
+
+
+def test_engines_that_are_no_rankers_are_refused(snapshot, store, tmp_path):
+    check_in(store, tmp_path, task="pair")
+    with pytest.raises(ModelError, match="is a pair, not a feature ranker"):
+        open_learned(snapshot, "engine:shoes")
+    with pytest.raises(RegistryError):
+        open_learned(snapshot, "engine:unknown")

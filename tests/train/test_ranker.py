@@ -43,8 +43,8 @@ def test_it_starts_at_the_formula():
 
 def test_it_learns_what_the_formula_does_not_see():
     column = definition_for().dense.index("recent_category")
-    best = lists_where(lambda c, d: d[:, column] == d[:, column].max(), count=150)
-    training = RankerTraining(epochs=30, rate=0.02)
+    best = lists_where(lambda c, d: d[:, column] == d[:, column].max(), count=100)
+    training = RankerTraining(epochs=12, rate=0.02, lists=4)
     model, history = train(best, definition_for(), training, FORMULA)
     assert history[-1]["loss"] < history[1]["loss"]
     assert max(epoch["ndcg"] for epoch in history) > history[0]["ndcg"]
