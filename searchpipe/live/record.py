@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ATTEMPTS = 2
 """Processes that may die while a version is on trial, before it is no longer taken on by itself."""
 
 _FORMAT = 1
+_REFUSED = 20
 _HISTORY_BYTES = 1 << 20
 _STALE_S = 60.0  # a temporary file that is older belongs to nobody
 
@@ -37,16 +39,18 @@ class Record:
 
     Args:
         folder: made if it is not there; None to remember nothing.
-        root: the snapshot folder; what is remembered of another one is of no use.
+        home: the snapshot folder that the process was started with; what is remembered by one that was
+            started with another is of no use.
     """
 
-    def __init__(self, folder: Path | None, root: Path) -> None:
+    def __init__(self, folder: Path | None, home: Path) -> None:
         self._folder = folder
-        self._root = str(root.absolute())
+        self._home = str(home.absolute())
         self._lock = threading.Lock()
         self._good: VersionSpec | None = None
         self._trial: VersionSpec | None = None
         self._attempts = 0
+        self._refused: list[str] = []
         if folder is not None:
             with self._tolerant("prepared"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -58,23 +62,33 @@ class Record:
         """The version that last served well."""
         return self._good
 
-    @property
-    def given_up(self) -> str:
-        """Identity of a version during whose trials processes have died; empty for none."""
-        trial = self._trial
-        return trial.identity if trial is not None and self._attempts >= ATTEMPTS else ""
+    def refuses(self, identity: str) -> bool:
+        """Whether a version is not to be taken on by itself: taken back, or deadly to its processes."""
+        with self._lock:
+            trial = self._trial
+            deadly = trial is not None and trial.identity == identity and self._attempts >= ATTEMPTS
+            return deadly or identity in self._refused
+
+    def refuse(self, identity: str) -> None:
+        """A version is not to be taken on by itself again; the last 20 such are remembered."""
+        with self._lock:
+            self._refused = [*(one for one in self._refused if one != identity), identity][-_REFUSED:]
+            if self._trial is not None and self._trial.identity == identity:
+                self._trial, self._attempts = None, 0
+            self._write()
 
     def trying(self, spec: VersionSpec) -> None:
         """A version is about to be loaded."""
         with self._lock:
+            self._refused = [one for one in self._refused if one != spec.identity]
             again = self._trial is not None and self._trial.identity == spec.identity
             self._trial, self._attempts = spec, self._attempts + 1 if again else 1
             self._write()
 
-    def gave_up(self) -> None:
-        """The trial is over, and the last good version stays."""
+    def gave_up(self, spec: VersionSpec) -> None:
+        """A version's trial is over, and the last good one stays."""
         with self._lock:
-            if self._trial is not None:
+            if self._trial is not None and self._trial.identity == spec.identity:
                 self._trial, self._attempts = None, 0
                 self._write()
 
@@ -102,9 +116,11 @@ class Record:
             return
         content = {
             "format": _FORMAT,
+            "home": self._home,
             "good": self._good.record() if self._good else None,
             "trial": self._trial.record() if self._trial else None,
             "attempts": self._attempts,
+            "refused": self._refused,
         }
         with self._tolerant("written"):
             write_bytes(self._folder / LAST_GOOD, json.dumps(content, indent=2).encode())
@@ -116,15 +132,15 @@ class Record:
                 raise ValueError(f"format {content['format']}")
             good = VersionSpec.of_record(content["good"]) if content["good"] else None
             trial = VersionSpec.of_record(content["trial"]) if content["trial"] else None
-            attempts = int(content["attempts"])
+            home = content["home"]
+            attempts, refused = int(content["attempts"]), [str(one) for one in content["refused"]]
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError, ConfigError) as error:
             _LOG.warning("%s is not used: %s", path, error)
             return
-        self._good = good if good is not None and str(good.root) == self._root else None
-        if trial is not None and str(trial.root) == self._root:
-            self._trial, self._attempts = trial, attempts
+        if home == self._home:
+            self._good, self._trial, self._attempts, self._refused = good, trial, attempts, refused
 
     @staticmethod
     def _sweep(folder: Path) -> None:
@@ -134,7 +150,7 @@ class Record:
                     left.unlink()
 
     @contextlib.contextmanager
-    def _tolerant(self, done: str) -> Any:
+    def _tolerant(self, done: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -69,21 +69,30 @@ class Wanted:
 
     root: Path
     source: ConfigSource
+    config: Config
+
+    @classmethod
+    def read(cls, root: Path | str, source: ConfigSource) -> Wanted:
+        """Read the configuration.
+
+        Raises:
+            ConfigError: it cannot be read or is wrong.
+        """
+        return cls(Path(root).absolute(), source, load_config(source))
 
     def pin(self) -> VersionSpec:
-        """What that is now; a configuration in a file is read again.
+        """What that is now.
 
         Raises:
             SnapshotNotFoundError: nothing is published.
-            ConfigError: the configuration cannot be read or is wrong.
             RegistryError: an engine is unknown, not promoted, damaged or fits nothing here.
         """
-        config = load_config(self.source)
+        config = self.config
         models = msgspec.structs.replace(
             config.models, encoder=_pinned(config.models.encoder), scorer=_pinned(config.models.scorer)
         )
         build = SnapshotFolder(self.root).resolve().absolute()
-        return VersionSpec(self.root.absolute(), build, msgspec.structs.replace(config, models=models))
+        return VersionSpec(self.root, build, msgspec.structs.replace(config, models=models))
 
     def pointers(self) -> tuple[str, ...]:
         """What the pointers say, cheap enough to be asked every second; a change is worth a :meth:`pin`.
@@ -91,11 +100,7 @@ class Wanted:
         A pointer that cannot be read says so in its place.
         """
         said = [_said(lambda: SnapshotFolder(self.root).current() or "")]
-        try:
-            models = load_config(self.source).models
-        except ConfigError as error:
-            return (*said, str(error))
-        for model in (models.encoder, models.scorer):
+        for model in (self.config.models.encoder, self.config.models.scorer):
             engine = engine_of(model)
             if engine is not None and not engine.version:
                 said.append(_said(lambda name=engine.name: _promoted(name)))
