@@ -116,11 +116,12 @@ def test_processes_that_die_on_trial_are_counted(catalog: Path, builds: list[Pat
 
 
 def test_the_history_is_a_file_of_bounded_size(builds: list[Path], tmp_path: Path) -> None:
-    record = Record(tmp_path, builds[0])
+    folder = tmp_path / "state"
+    record = Record(folder, builds[0])
     for number in range(2500):
         record.tell({"step": "switched", "version": number, "reason": "x" * 1000})
-    files = sorted(path.name for path in tmp_path.iterdir())
+    files = sorted(path.name for path in folder.iterdir())
     assert files == [HISTORY, f"{HISTORY}.1"]
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_200_000
-    last = json.loads((tmp_path / HISTORY).read_text().splitlines()[-1])
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2_200_000
+    last = json.loads((folder / HISTORY).read_text().splitlines()[-1])
     assert last["version"] == 2499
