@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import threading
 import time
@@ -27,6 +28,8 @@ from searchpipe.stages.score import Score
 
 _DIM = 32
 _VOCABULARY = 30_000
+_ILL_SHARE = 0.2  # of the versions ...
+_ILL_AFTER_S = 5.0  # ... fail for good so long after they were opened
 
 
 class HashedTokenizer:
@@ -79,6 +82,21 @@ class Faults:
         self.active = False
         self.injected = 0
 
+    def no_room(self) -> bool:
+        """Whether a version cannot be opened; one in ten."""
+        with self._lock:
+            hit = self.active and self._draw.random() < 0.1
+            self.injected += hit
+            return hit
+
+    def ill_from(self) -> float:
+        """When a new version begins to fail for good, which a check beforehand cannot see; seldom."""
+        with self._lock:
+            if not self.active or self._draw.random() >= _ILL_SHARE:
+                return math.inf
+            self.injected += 1
+            return time.monotonic() + _ILL_AFTER_S
+
     def strike(self) -> str:
         """``raise``, ``stall``, ``nan``, or nothing, which is the rule."""
         if not self.active:
@@ -125,13 +143,14 @@ class _SharedWords:
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults
+        self._ill_from = faults.ill_from()
 
     def lengths(self, query_ids: Int32, store: Any, docs: Int32) -> Int32:
         return np.asarray(store.lengths(docs) + len(query_ids) + 3, np.int32)
 
     def score(self, query_ids: Int32, store: Any, docs: Int32) -> Float32:
         fault = self._faults.strike()
-        if fault == "raise":
+        if fault == "raise" or time.monotonic() > self._ill_from:
             raise MemoryError("injected: out of memory")
         if fault == "stall":
             time.sleep(0.03)
@@ -148,8 +167,7 @@ def faulty_opener(faults: Faults) -> Callable[[Path, Config], Pipeline]:
     encoder = HashedEncoder()
 
     def opened(build: Path, config: Config) -> Pipeline:
-        if faults.active and random.Random(time.monotonic_ns()).random() < 0.1:
-            faults.injected += 1
+        if faults.no_room():
             raise MemoryError("injected: no room for another version")
         snapshot = Snapshot.open(build)
         gate = ComputeGate(2)

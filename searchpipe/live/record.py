@@ -7,6 +7,7 @@ killed at any moment leaves the one or the other, never half of one.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import threading
@@ -30,6 +31,14 @@ _FORMAT = 1
 _REFUSED = 20
 _HISTORY_BYTES = 1 << 20
 _STALE_S = 60.0  # a temporary file that is older belongs to nobody
+
+
+def default_state(snapshot: Path, config: Path | None) -> Path:
+    """The state folder of a service that names none: beside the engine store, one for each pair."""
+    from searchpipe.engine.store import default_store
+
+    names = f"{snapshot.absolute()}|{config.absolute() if config else ''}"
+    return default_store() / "live" / hashlib.sha256(names.encode()).hexdigest()[:12]
 
 
 class Record:

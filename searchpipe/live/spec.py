@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from searchpipe.models.resolve import engine_of
 from searchpipe.models.settings import ModelSettings
 from searchpipe.settings import convert
 
-ConfigSource = Config | Mapping[str, Any] | str | Path | None
+ConfigSource = Config | Mapping[str, Any] | str | Path | Callable[[], Config] | None
+"""As :func:`searchpipe.config.load_config` takes it, or what reads it anew each time."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Wanted:
         Raises:
             ConfigError: it cannot be read or is wrong.
         """
-        return cls(Path(root).absolute(), source, load_config(source))
+        return cls(Path(root).absolute(), source, source() if callable(source) else load_config(source))
 
     def pin(self) -> VersionSpec:
         """What that is now.
