@@ -28,8 +28,8 @@ from searchpipe.stages.score import Score
 
 _DIM = 32
 _VOCABULARY = 30_000
-_ILL_SHARE = 0.2  # of the versions ...
-_ILL_AFTER_S = 5.0  # ... fail for good so long after they were opened
+_ILL_EVERY = 4  # one version in so many fails for good ...
+_ILL_AFTER_S = 5.0  # ... so many seconds after it was opened
 
 
 class HashedTokenizer:
@@ -80,6 +80,7 @@ class Faults:
         self._lock = threading.Lock()
         self._share = share
         self.active = False
+        self._opened = 0
         self.injected = 0
 
     def no_room(self) -> bool:
@@ -92,7 +93,8 @@ class Faults:
     def ill_from(self) -> float:
         """When a new version begins to fail for good, which a check beforehand cannot see; seldom."""
         with self._lock:
-            if not self.active or self._draw.random() >= _ILL_SHARE:
+            self._opened += self.active
+            if not self.active or self._opened % _ILL_EVERY:
                 return math.inf
             self.injected += 1
             return time.monotonic() + _ILL_AFTER_S
@@ -200,7 +202,9 @@ def publish_builds(folder: Path, builds: int, products: int, queries: int) -> tu
                 other = rows[(place + 17 * number) % len(rows)]
                 file.write(json.dumps({**row, "title": f"{row['title']} {other['title'].split()[0]}"}) + "\n")
         settings = IndexSettings(keep_builds=builds)
-        build_snapshot(changed, folder / "out", settings, encoder=HashedEncoder(), tokenizer=HashedTokenizer())
+        build_snapshot(
+            changed, folder / "out", settings, encoder=HashedEncoder(), tokenizer=HashedTokenizer()
+        )
         found.append(folder / "out" / "builds" / (folder / "out" / "CURRENT").read_text("utf-8").strip())
     lines = files.query_log.read_text("utf-8").splitlines()
     return found, list(dict.fromkeys(json.loads(line)["query"] for line in lines))

@@ -22,8 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.report import Report
 from benchmarks.soak_parts import Faults, faulty_opener, publish_builds
+from searchpipe.arrays import Float32
 from searchpipe.config import Config, load_config
 from searchpipe.errors import SearchpipeError
 from searchpipe.live.pipeline import LivePipeline
@@ -32,6 +35,7 @@ from searchpipe.page import Page
 _HUNG_S = 10.0  # a call with a budget of 100 ms that takes longer hangs
 _BUDGETS_MS = (20.0, 50.0, 100.0)
 _WEIGHTS = (0.8, 0.3)
+_KEPT = 50_000  # latencies of each thread, the latest; allocated at once, so that memory stays flat
 _ATTEMPTS = 5  # at a swap; a fault during the check refuses the version
 
 Content = tuple[tuple[str, float, str], ...]
@@ -80,7 +84,7 @@ class Tally:
     errors: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     versions: set[tuple[str, str]] = field(default_factory=set)
-    seconds: list[float] = field(default_factory=list)
+    seconds: Float32 = field(default_factory=lambda: np.full(_KEPT, np.nan, np.float32))
     began: float = 0.0
 
 
@@ -115,8 +119,7 @@ class Caller:
                 continue
             finally:
                 tally.began = 0.0
-            if len(tally.seconds) < 200_000:
-                tally.seconds.append(time.monotonic() - begin)
+            tally.seconds[tally.pages % _KEPT] = time.monotonic() - begin
             tally.pages += 1
             tally.versions.add(version_of(page))
             if page.degraded:
@@ -223,7 +226,8 @@ def _report(
     report.figure("memory_mib_end", memory[-1][1], unit="MiB")
     report.figure("memory_mib_max", max(mib for _, mib in memory), unit="MiB")
     report.figure("memory_growth_mib_per_hour", slope, unit="MiB/h")
-    report.times("query", [seconds for tally in tallies for seconds in tally.seconds])
+    seconds = np.concatenate([tally.seconds for tally in tallies])
+    report.times("query", seconds[~np.isnan(seconds)])
     why = live.lineup.history.count("failed") | live.lineup.history.count("rolled_back")
     report.note(f"Refused and taken back, by code: {json.dumps(why)}.")
     reasons = sum((tally.reasons for tally in tallies), Counter[str]())

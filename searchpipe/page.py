@@ -82,7 +82,7 @@ class Trace:
 class Page:
     """The answer to one query: iterable and indexable like a list of :class:`Hit`.
 
-    ``snapshot`` and ``engine`` name the one version of the data, and of the models and settings, that made it.
+    ``snapshot`` names the version of the data that made it, ``engine`` that of the models and settings.
     """
 
     query: str

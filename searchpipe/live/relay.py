@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from searchpipe.live.watcher import Watcher
+from searchpipe.live.watcher import Outcome, Watcher
 from searchpipe.metrics.observer import Observers, code_of
 from searchpipe.page import Page
 
@@ -43,7 +43,7 @@ class Relay:
         """Pass an answer on."""
         if _REHEARSAL.get():
             return
-        outcome = "degraded" if page.degradations else "full"
+        outcome: Outcome = "degraded" if page.degradations else "full"
         self._watcher.record(self._number, page.trace.total_ms, outcome)
         self._observers.answered(page)
 

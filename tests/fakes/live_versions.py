@@ -68,7 +68,11 @@ def open_hashed(build_folder: Path, settings: Config) -> Pipeline:
 
 
 def open_live(
-    folder: Path, settings: dict[str, Any] | None = None, *, opener: Callable[..., Any] = open_hashed, **more: Any
+    folder: Path,
+    settings: dict[str, Any] | None = None,
+    *,
+    opener: Callable[..., Any] = open_hashed,
+    **more: Any,
 ) -> LivePipeline:
     return LivePipeline.open(folder, settings or config(), opener=opener, **more)
 

@@ -109,12 +109,17 @@ def test_a_shadow_compares_pages_scores_and_latency(builds: list[Path]) -> None:
         assert 0 < found.overlap < 1
         assert found.new_ms > 0
         assert found.live_ms > 0
-    with open_hashed(builds[0], load_config()) as one, with_stage(builds[0], Broken()) as broken:
-        with pytest.raises(SwapError, match=r"(\d+) of \1 queries failed"):
+        with (
+            with_stage(builds[0], Broken()) as broken,
+            pytest.raises(SwapError, match=r"(\d+) of \1 queries failed"),
+        ):
             shadowed(one, broken, SHADOW)
-    with open_hashed(builds[0], load_config()) as one, with_stage(builds[0], Slow()) as slow:
-        with pytest.raises(SwapError, match=r"live\.shadow\.latency_ratio"):
-            shadowed(one, slow, ShadowSettings(share=1.0, seconds=30.0, queries=20, latency_slack_ms=0.5))
+        strict = ShadowSettings(share=1.0, seconds=30.0, queries=20, latency_slack_ms=0.5)
+        with (
+            with_stage(builds[0], Slow()) as slow,
+            pytest.raises(SwapError, match=r"live\.shadow\.latency_ratio"),
+        ):
+            shadowed(one, slow, strict)
 
 
 def test_a_full_queue_costs_the_caller_nothing(builds: list[Path]) -> None:

@@ -227,7 +227,9 @@ def test_a_request_to_reload_reads_the_file_again(catalog: Path, tmp_path: Path)
         wait_until(lambda: live.config.score.weight == 0.2)
 
 
-def test_an_engine_is_followed_by_what_is_promoted(tmp_path: Path, monkeypatch: Any, builds: list[Path]) -> None:
+def test_an_engine_is_followed_by_what_is_promoted(
+    tmp_path: Path, monkeypatch: Any, builds: list[Path]
+) -> None:
     from searchpipe.engine.registry import Registry
     from searchpipe.engine.signing import Trust
     from searchpipe.live.spec import Wanted

@@ -253,7 +253,7 @@ def test_reload_takes_on_what_is_published(catalog: Path, builds: list[Path], tm
     from tests.fakes.live_versions import publish
 
     file = tmp_path / "searchpipe.toml"
-    file.write_text('[live]\nkeep_s = 0.0\n[live.shadow]\nshare = 0.0\n[live.watch]\nseconds = 0.0\n')
+    file.write_text("[live]\nkeep_s = 0.0\n[live.shadow]\nshare = 0.0\n[live.watch]\nseconds = 0.0\n")
     with open_live(catalog, file) as live:  # type: ignore[arg-type]
         assert live.reload() is None
         name = publish(catalog, 7)
@@ -311,6 +311,10 @@ with open_live(Path({str(builds[0])!r})) as live:
     assert live.search("red").hits
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +14,13 @@ from searchpipe.live.settings import WatchSettings
 from searchpipe.live.watcher import Band, Outcome, Watcher
 
 LIMITS = WatchSettings(
-    seconds=100.0, window_s=20.0, min_samples=10, p99_ratio=2.0, p99_slack_ms=5.0, strikes=2, cool_down_s=300.0
+    seconds=100.0,
+    window_s=20.0,
+    min_samples=10,
+    p99_ratio=2.0,
+    p99_slack_ms=5.0,
+    strikes=2,
+    cool_down_s=300.0,
 )
 
 
@@ -177,7 +184,7 @@ def test_promises_for_any_run(run: list[tuple[str, Any]]) -> None:
             rollbacks.append(clock.now)
             assert one.decide() is None  # what took over is not on trial
         assert one.now().samples <= 8192
-    gaps = [later - earlier for earlier, later in zip(rollbacks, rollbacks[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(rollbacks)]
     assert all(gap >= LIMITS.cool_down_s for gap in gaps)
 
 
