@@ -70,6 +70,7 @@ def serve_command(
         open_watched if watch else lambda: Pipeline.open(snapshot, told),
         settings,
         listening=lambda address: typer.echo(f"searchpipe listens on {address}"),
+        reloads=watch,
     )
     if not finished:
         sys.stderr.write("searchpipe: queries were still running when the time to drain was over\n")

@@ -289,7 +289,7 @@ class LivePipeline:
         return sum(running for running, _ in loads), sum(waiting for _, waiting in loads)
 
     def close(self) -> None:
-        """Refuse new queries, end a swap that is under way, let running queries end, close all. Idempotent."""
+        """Refuse new queries, end a swap under way, let running queries end, close all. Idempotent."""
         if self._forked:
             return
         with self._lock:

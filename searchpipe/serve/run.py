@@ -21,17 +21,21 @@ _LOG = logging.getLogger("searchpipe.serve")
 
 
 def serve(
-    open_pipeline: Callable[[], Served], settings: ServeSettings, *, listening: Callable[[str], None]
+    open_pipeline: Callable[[], Served],
+    settings: ServeSettings,
+    *,
+    listening: Callable[[str], None],
+    reloads: bool = False,
 ) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what is in flight and close the pipeline.
 
     Call it on the main thread. A second signal ends the delay before that, one more does not wait either.
-    SIGHUP has a live pipeline look for a new version; any other pipeline ignores it.
 
     Args:
         open_pipeline: called beside the server, which says meanwhile that it is not ready.
         settings: where to listen and what to bear.
         listening: told the address once connections are taken.
+        reloads: at SIGHUP, look for a new version of a live pipeline.
 
     Returns:
         Whether everything was finished in time.
@@ -56,7 +60,7 @@ def serve(
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
             ),
             drain=service.drain,
-            reload=service.reload,
+            reload=service.reload if reloads else None,
             delay_s=settings.drain_delay_s,
         )
         service.on_failure = server.stop_soon
@@ -76,7 +80,7 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         *,
         drain: Callable[[], None],
-        reload: Callable[[], None],
+        reload: Callable[[], None] | None,
         delay_s: float,
     ) -> None:
         super().__init__(config)
@@ -89,7 +93,7 @@ class _Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Remember the loop, which a signal must wake."""
         self._loop = asyncio.get_running_loop()
-        if hasattr(signal, "SIGHUP"):  # not on Windows
+        if self._reload is not None and hasattr(signal, "SIGHUP"):  # not on Windows
             self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().serve(sockets)
 
