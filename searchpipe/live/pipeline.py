@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from searchpipe.config import Config
-from searchpipe.cost_model import CostModel
 from searchpipe.errors import ClosedError, ForkedError, SearchpipeError
 from searchpipe.forks import Inherited
 from searchpipe.live.follower import Follower
 from searchpipe.live.history import Event, History
 from searchpipe.live.lineup import Lineup
 from searchpipe.live.record import Record
+from searchpipe.live.serving import Serving
 from searchpipe.live.spec import ConfigSource, VersionSpec, Wanted
 from searchpipe.live.start import start_version
 from searchpipe.live.swapper import Opener, Openers, Swapper, SwapReport, open_build
@@ -25,16 +24,11 @@ from searchpipe.live.version import Version
 from searchpipe.live.watcher import Watcher
 from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
-from searchpipe.stages.base import Stage
-
-if TYPE_CHECKING:
-    from searchpipe.catalog.snapshot import Snapshot
-    from searchpipe.gpu_engines import GpuEngines
 
 _LOG = logging.getLogger("searchpipe.live")
 
 
-class LivePipeline:
+class LivePipeline(Serving):
     """Like :class:`searchpipe.pipeline.Pipeline`, but its snapshot, engines and settings can be replaced.
 
     Every query runs wholly on one version, which its page names (``snapshot`` and ``engine``); none fails
@@ -225,23 +219,6 @@ class LivePipeline:
         """See :meth:`searchpipe.pipeline.Pipeline.observe`; whichever version answers."""
         self._observers.add(observer)
 
-    def describe(self) -> str:
-        """The serving version's stages, and which versions are open."""
-        lines = [self._lineup.current.pipeline.describe()]
-        lines += [
-            f"  version {one.number:<3} {'serves' if one is self._lineup.current else 'is kept or closing'}: "
-            f"{one.spec.identity}"
-            for one in self._lineup.open_versions()
-        ]
-        return "\n".join(lines)
-
-    def warm_up(self, texts: Sequence[str] = (), budget_ms: float = 500.0) -> float:
-        """Warm the serving version once more (each is warmed before it serves); returns seconds."""
-        with self._lineup.lease() as version:
-            if texts:
-                return version.pipeline.warm_up(texts, budget_ms)
-            return version.pipeline.warm_up(budget_ms=budget_ms)
-
     @property
     def history(self) -> list[Event]:
         """What happened to the versions, the oldest first."""
@@ -256,37 +233,6 @@ class LivePipeline:
     def last_swap(self) -> SwapReport | None:
         """How the last version that was taken on compared with the one before it."""
         return self._swapper.last
-
-    @property
-    def costs(self) -> CostModel:
-        """Of the serving version."""
-        return self._lineup.current.pipeline.costs
-
-    @property
-    def snapshot(self) -> Snapshot | None:
-        """Of the serving version."""
-        return self._lineup.current.pipeline.snapshot
-
-    @property
-    def gpu(self) -> GpuEngines | None:
-        """Of the serving version."""
-        return self._lineup.current.pipeline.gpu
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """Of the serving version."""
-        return self._lineup.current.pipeline.stages
-
-    @property
-    def config(self) -> Config:
-        """Of the serving version."""
-        return self._lineup.current.pipeline.config
-
-    @property
-    def load(self) -> tuple[int, int]:
-        """Queries that run now and ``asearch`` calls that wait, on all open versions."""
-        loads = [version.pipeline.load for version in self._lineup.open_versions()]
-        return sum(running for running, _ in loads), sum(waiting for _, waiting in loads)
 
     def close(self) -> None:
         """Refuse new queries, end a swap under way, let running queries end, close all. Idempotent."""
