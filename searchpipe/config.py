@@ -12,6 +12,7 @@ import msgspec
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.device.settings import GpuSettings
 from searchpipe.errors import ConfigError
+from searchpipe.live.settings import LiveSettings
 from searchpipe.metrics.settings import MetricsSettings
 from searchpipe.models.settings import ModelsSettings
 from searchpipe.recall.settings import GpuRecallSettings
@@ -136,6 +137,7 @@ class Config(Settings, frozen=True):
     gpu: GpuSettings = GpuSettings()
     serve: ServeSettings = ServeSettings()
     metrics: MetricsSettings = MetricsSettings()
+    live: LiveSettings = LiveSettings()
 
     def with_stages(self, stages: Iterable[str]) -> Config:
         """The same configuration with only these built-in stages.

@@ -120,6 +120,12 @@ class PipelineError(SearchpipeError):
     code = "bad_pipeline"
 
 
+class SwapError(PipelineError):
+    """A new version was not taken on: it failed its check, and the version before it serves on."""
+
+    code = "swap_refused"
+
+
 class OverloadedError(PipelineError):
     """A bounded queue is full; try again later."""
 

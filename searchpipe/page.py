@@ -80,7 +80,10 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The answer to one query: iterable and indexable like a list of :class:`Hit`."""
+    """The answer to one query: iterable and indexable like a list of :class:`Hit`.
+
+    ``snapshot`` names the version of the data that made it, ``engine`` that of the models and settings.
+    """
 
     query: str
     hits: tuple[Hit, ...]
@@ -88,6 +91,7 @@ class Page:
     trace: Trace
     snapshot: str = ""
     extras: dict[str, Any] = field(default_factory=dict)
+    engine: str = ""
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)

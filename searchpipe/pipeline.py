@@ -17,6 +17,7 @@ from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Deadline, QueryCancelled
 from searchpipe.errors import ClosedError, ForkedError
 from searchpipe.forks import Inherited
+from searchpipe.identity import engine_version
 from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
 from searchpipe.query import checked_query
@@ -60,6 +61,7 @@ class Pipeline:
         self._snapshot = snapshot
         self._gpu = gpu
         self._version = snapshot.version if snapshot is not None else ""
+        self._engine = engine_version(self._config, self._runner.stages)
         self._lock = threading.Condition()
         self._running = 0
         self._closed = False
@@ -305,7 +307,7 @@ class Pipeline:
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:
         with self._entered():
-            page = self._runner.run(work, snapshot=self._version)
+            page = self._runner.run(work, snapshot=self._version, engine=self._engine)
             if told:
                 self._observers.answered(page)
             return page

@@ -36,8 +36,8 @@ class StageRunner:
         self._early = [stage for stage in self.stages if isinstance(stage, EarlyStage)]
         self._ranges = [f"stage:{stage.name}" for stage in self.stages]
 
-    def run(self, work: Work, *, snapshot: str = "") -> Page:
-        """Answer one query; ``snapshot`` is the version that the page names.
+    def run(self, work: Work, *, snapshot: str = "", engine: str = "") -> Page:
+        """Answer one query; ``snapshot`` and ``engine`` are the versions that the page names.
 
         Raises:
             QueryCancelled: the caller has left.
@@ -62,9 +62,8 @@ class StageRunner:
         total = work.deadline.elapsed()
         work.mark()
         trace = Trace(total * 1e3, work.deadline.budget_s * 1e3, work.longest_step_s * 1e3, tuple(spans))
-        return Page(
-            work.query.text, tuple(work.hits or ()), tuple(work.degradations), trace, snapshot, work.extras
-        )
+        hits, given_up = tuple(work.hits or ()), tuple(work.degradations)
+        return Page(work.query.text, hits, given_up, trace, snapshot, work.extras, engine)
 
     def _run_stage(self, place: int, stage: Stage, work: Work) -> None:
         work.stage, work.decision, work.essential, work.units = stage.name, "", stage.essential, 0

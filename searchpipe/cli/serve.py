@@ -26,34 +26,51 @@ def serve_command(
         float | None,
         typer.Option(min=0.0, max=1.0, help="Share of the answers to log. [default: metrics.log.sample]"),
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Take on snapshots and engines as they are published and promoted; see [live]."
+        ),
+    ] = False,
 ) -> None:
     """Serve a snapshot over HTTP: POST /search, a page at /, health, metrics, OpenAPI.
 
-    SIGTERM drains it: what is in flight is finished, then it ends with exit code 0.
+    SIGTERM drains it: what is in flight is finished, then it ends with exit code 0. With --watch, SIGHUP
+    reads the configuration file again and looks for a new version at once.
     """
     from searchpipe.catalog.optional import require
-    from searchpipe.config import load_config
+    from searchpipe.config import Config, load_config
     from searchpipe.pipeline import Pipeline
 
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         require(package, "serve")
+    from searchpipe.live.pipeline import LivePipeline
+    from searchpipe.live.record import default_state
     from searchpipe.serve.run import serve
 
-    told = load_config(config)
-    query_log = msgspec.structs.replace(
-        told.metrics.log, enabled=True, sample=told.metrics.log.sample if sample is None else sample
-    )
-    told = msgspec.structs.replace(told, metrics=msgspec.structs.replace(told.metrics, log=query_log))
+    def read() -> Config:
+        told = load_config(config)
+        query_log = msgspec.structs.replace(
+            told.metrics.log, enabled=True, sample=told.metrics.log.sample if sample is None else sample
+        )
+        return msgspec.structs.replace(told, metrics=msgspec.structs.replace(told.metrics, log=query_log))
+
+    told = read()
     settings = msgspec.structs.replace(
         told.serve,
         host=told.serve.host if host is None else host,
         port=told.serve.port if port is None else port,
     )
     _set_up_logging(log)
+
+    def open_watched() -> LivePipeline:
+        return LivePipeline.open(snapshot, read, state=told.live.state or default_state(snapshot, config))
+
     finished = serve(
-        lambda: Pipeline.open(snapshot, told),
+        open_watched if watch else lambda: Pipeline.open(snapshot, told),
         settings,
         listening=lambda address: typer.echo(f"searchpipe listens on {address}"),
+        reloads=watch,
     )
     if not finished:
         sys.stderr.write("searchpipe: queries were still running when the time to drain was over\n")

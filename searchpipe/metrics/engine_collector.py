@@ -11,6 +11,7 @@ from searchpipe.errors import SearchpipeError
 
 if TYPE_CHECKING:
     from searchpipe.gpu_engines import GpuEngines
+    from searchpipe.live.pipeline import LivePipeline
     from searchpipe.pipeline import Pipeline
     from searchpipe.runtime.engine_chain import EngineChain
 
@@ -44,7 +45,7 @@ class PipelineCollector:
         MissingDependencyError: prometheus-client is not installed.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline | LivePipeline) -> None:
         self._core = require("prometheus_client.core", "metrics")
         self._pipeline = pipeline
 

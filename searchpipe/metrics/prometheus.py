@@ -18,6 +18,7 @@ from searchpipe.page import Page
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+    from searchpipe.live.pipeline import LivePipeline
     from searchpipe.pipeline import Pipeline
 
 SECONDS = (
@@ -103,11 +104,13 @@ class QueryMetrics:
         self._errors.labels(code_of(error)).inc()
 
 
-def watch(pipeline: Pipeline, registry: CollectorRegistry | None = None, *, gpu: bool = True) -> None:
+def watch(
+    pipeline: Pipeline | LivePipeline, registry: CollectorRegistry | None = None, *, gpu: bool = True
+) -> None:
     """Register everything there is to know about a pipeline: its queries, engines, snapshot and GPUs.
 
     Args:
-        pipeline: watched from now on, until it is closed.
+        pipeline: watched from now on, until it is closed; of a live one also its versions.
         registry: prometheus_client's own if None. A registry takes one pipeline.
         gpu: also report the GPUs' memory and utilisation, where NVML is to be had.
 
@@ -116,11 +119,16 @@ def watch(pipeline: Pipeline, registry: CollectorRegistry | None = None, *, gpu:
         ValueError: the registry watches a pipeline already.
     """
     prometheus = require("prometheus_client", "metrics")
+    from searchpipe.live.pipeline import LivePipeline
     from searchpipe.metrics.engine_collector import PipelineCollector
     from searchpipe.metrics.gpu_collector import GpuCollector
 
     chosen = prometheus.REGISTRY if registry is None else registry
     pipeline.observe(QueryMetrics(chosen))
     chosen.register(PipelineCollector(pipeline))
+    if isinstance(pipeline, LivePipeline):
+        from searchpipe.metrics.live_collector import LiveCollector
+
+        chosen.register(LiveCollector(pipeline))
     if gpu:
         chosen.register(GpuCollector())

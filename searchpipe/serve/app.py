@@ -17,12 +17,11 @@ from starlette.responses import Response
 from searchpipe import __version__
 from searchpipe.errors import QueryError, SearchpipeError
 from searchpipe.page import Page
-from searchpipe.pipeline import Pipeline
 from searchpipe.serve import schema
 from searchpipe.serve.answers import JsonResponse, encode, problem, problem_of, retry_after
 from searchpipe.serve.guard import Guard
 from searchpipe.serve.search_page import SearchPage
-from searchpipe.serve.service import Service
+from searchpipe.serve.service import Served, Service
 from searchpipe.serve.settings import ServeSettings
 
 _LOG = logging.getLogger("searchpipe.serve")
@@ -31,7 +30,7 @@ _Errors = dict[int | str, dict[str, Any]]
 
 
 def create_app(
-    source: Pipeline | Callable[[], Pipeline],
+    source: Served | Callable[[], Served],
     settings: ServeSettings | None = None,
     *,
     registry: CollectorRegistry | None = None,

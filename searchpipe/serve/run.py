@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import signal
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -12,15 +13,19 @@ from types import FrameType
 import uvicorn
 
 from searchpipe.errors import ConfigError
-from searchpipe.pipeline import Pipeline
 from searchpipe.serve.app import create_app
+from searchpipe.serve.service import Served
 from searchpipe.serve.settings import ServeSettings
 
 _LOG = logging.getLogger("searchpipe.serve")
 
 
 def serve(
-    open_pipeline: Callable[[], Pipeline], settings: ServeSettings, *, listening: Callable[[str], None]
+    open_pipeline: Callable[[], Served],
+    settings: ServeSettings,
+    *,
+    listening: Callable[[str], None],
+    reloads: bool = False,
 ) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what is in flight and close the pipeline.
 
@@ -30,6 +35,7 @@ def serve(
         open_pipeline: called beside the server, which says meanwhile that it is not ready.
         settings: where to listen and what to bear.
         listening: told the address once connections are taken.
+        reloads: at SIGHUP, look for a new version of a live pipeline.
 
     Returns:
         Whether everything was finished in time.
@@ -54,6 +60,7 @@ def serve(
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s),
             ),
             drain=service.drain,
+            reload=service.reload if reloads else None,
             delay_s=settings.drain_delay_s,
         )
         service.on_failure = server.stop_soon
@@ -68,9 +75,17 @@ def serve(
 class _Server(uvicorn.Server):
     """Uvicorn's server with a drain: the signal is announced first and obeyed after a delay."""
 
-    def __init__(self, config: uvicorn.Config, *, drain: Callable[[], None], delay_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        drain: Callable[[], None],
+        reload: Callable[[], None] | None,
+        delay_s: float,
+    ) -> None:
         super().__init__(config)
         self._drain = drain
+        self._reload = reload
         self._delay_s = delay_s
         self._signalled = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -78,6 +93,8 @@ class _Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Remember the loop, which a signal must wake."""
         self._loop = asyncio.get_running_loop()
+        if self._reload is not None and hasattr(signal, "SIGHUP"):  # not on Windows
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload)
         await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -90,6 +90,7 @@ class PageBody(BaseModel):
     trace: TraceBody
     snapshot: str
     extras: dict[str, Any]
+    engine: str
 
 
 class FieldProblem(BaseModel):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from searchpipe.errors import SearchpipeError
+from searchpipe.live.pipeline import LivePipeline
 from searchpipe.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("searchpipe.serve")
 
 Status = Literal["opening", "warming", "ready", "draining", "closed", "failed"]
+Served = Pipeline | LivePipeline
 _SMOOTHING = 0.05  # weight of the newest answer in the running mean of what one takes
 
 
@@ -29,12 +31,12 @@ class Service:
         registry: where the pipeline's metrics go.
     """
 
-    def __init__(self, source: Pipeline | Callable[[], Pipeline], registry: CollectorRegistry) -> None:
+    def __init__(self, source: Served | Callable[[], Served], registry: CollectorRegistry) -> None:
         self._source = source
         self._registry = registry
         self._lock = threading.Lock()
         self._status: Status = "opening"
-        self._pipeline: Pipeline | None = None
+        self._pipeline: Served | None = None
         self._starter: threading.Thread | None = None
         self.failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
@@ -46,7 +48,7 @@ class Service:
         return self._status
 
     @property
-    def pipeline(self) -> Pipeline | None:
+    def pipeline(self) -> Served | None:
         """The pipeline, while queries may be asked: from ``ready`` to the end of ``draining``."""
         return self._pipeline if self._status in ("ready", "draining") else None
 
@@ -63,6 +65,11 @@ class Service:
         with self._lock:
             if self._status in ("opening", "warming", "ready"):
                 self._status = "draining"
+
+    def reload(self) -> None:
+        """Have a live pipeline look for a new version now; nothing for any other. Returns at once."""
+        if isinstance(self._pipeline, LivePipeline):
+            self._pipeline.request_reload()
 
     def close(self, timeout_s: float | None = None) -> bool:
         """Wait for running queries and close the pipeline; whether that was done in time."""
@@ -81,12 +88,14 @@ class Service:
 
         try:
             source = self._source
-            pipeline = source if isinstance(source, Pipeline) else source()
+            pipeline = source if isinstance(source, Served) else source()
             self._pipeline = pipeline
             watch(pipeline, self._registry)
             self._advance("opening", "warming")
             seconds = pipeline.warm_up()
             self._advance("warming", "ready")
+            if isinstance(pipeline, LivePipeline) and not isinstance(source, Served):
+                pipeline.follow()
             _LOG.info("Ready after %.2f s of warming up", seconds)
         except BaseException as error:
             if self._status in ("draining", "closed"):
@@ -105,7 +114,7 @@ class Service:
     def _close(self) -> None:
         if self._starter is not None:
             self._starter.join()
-        if self._pipeline is not None and not isinstance(self._source, Pipeline):
+        if self._pipeline is not None and not isinstance(self._source, Served):
             self._pipeline.close()
         with self._lock:
             self._status = "failed" if self.failure is not None else "closed"
