@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from searchpipe.breaker import BreakerPolicy
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.device.settings import GpuSettings
 from searchpipe.errors import ConfigError
@@ -134,6 +135,7 @@ class Config(Settings, frozen=True):
     prerank: PrerankSettings = PrerankSettings()
     score: ScoreSettings = ScoreSettings()
     diversify: DiversifySettings = DiversifySettings()
+    breaker: BreakerPolicy = BreakerPolicy(failures=5, cool_down_s=1.0, max_cool_down_s=30.0)
     gpu: GpuSettings = GpuSettings()
     serve: ServeSettings = ServeSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -102,6 +102,12 @@ class EngineError(SearchpipeError):
     code = "engine_failed"
 
 
+class EngineUnavailableError(EngineError):
+    """No engine is ready: the next one is being opened, or all have failed. Asking costs nothing."""
+
+    code = "engine_unavailable"
+
+
 class DeviceMemoryError(EngineError):
     """What is wanted on a device does not fit into its free memory; the message holds the figures."""
 

@@ -1,76 +1,73 @@
-"""Engines in order of preference; when one fails, the next answers, and why is on record."""
+"""Engines in order of preference; when one fails the next answers, and the better one comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import threading
+import math
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from searchpipe.arrays import Float32
-from searchpipe.errors import ClosedError, EngineError, PipelineError
+from searchpipe.breaker import BreakerPolicy, CircuitBreaker
+from searchpipe.deadline import Clock
+from searchpipe.errors import ClosedError, EngineError, EngineUnavailableError, PipelineError
 from searchpipe.forks import Inherited
+from searchpipe.runtime.chain_keeper import ChainKeeper
 from searchpipe.runtime.forecast import Forecaster
+from searchpipe.runtime.links import Link, LinkState, Live, Opened
 
 if TYPE_CHECKING:
     from searchpipe import _core
 
+__all__ = ["EngineChain", "Link", "LinkState", "Opened", "Submit"]
+
 Submit = Callable[["_core.Scorer"], "_core.Ticket"]
-State = Literal["untried", "opening", "serving", "failed"]
+
+_SLOW = 20.0
+"""Times what a request was expected to take, its queue included: below that the next engine is no faster."""
+
+_STALL_S = 2.0
+"""Without any result for so long, while requests ran out of their time, an engine hangs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """What a link opens: an executor, and what to call once its scorer was closed.
-
-    ``on_gpu``: it runs on a GPU, has device memory to offer, and its buckets' costs were measured.
-    """
-
-    executor: _core.Executor
-    close: Callable[[], None]
-    description: str = ""
-    on_gpu: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One engine of a chain: ``open`` makes it ready to serve, or raises."""
-
-    name: str
-    open: Callable[[], Opened]
-
-
-@dataclass(slots=True)
-class LinkState:
-    """Where one link stands; ``reason`` says why it failed."""
-
-    name: str
-    state: State = "untried"
-    reason: str = ""
-    description: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Serving:
-    place: int
-    scorer: _core.Scorer
-    opened: Opened
-    forecaster: Forecaster | None = None  # on a GPU
+class _Request:
+    live: Live
+    given: int  # the breaker's pass
+    ticket: _core.Ticket
+    begun: float
+    slow_s: float
 
 
 class EngineChain:
-    """Serves requests on the first link that works.
+    """Serves requests on the best link that works.
 
-    At construction links are opened in order until one succeeds. While serving,
-    ``max_failures`` failed requests in a row retire the link: the next one is opened
-    in the background and takes over. Requests that fail meanwhile, and those that come
-    before the next link is ready, raise :class:`EngineError` at once, so that a pipeline
-    can go on without them; nobody waits for a model to load. A retired link is not tried
-    again: a CUDA context that has failed stays broken for the life of the process.
+    At construction links are opened in order until one succeeds. Each link has a circuit breaker
+    (:class:`searchpipe.breaker.CircuitBreaker`): requests that fail, whose scores are mostly not finite
+    numbers, or that take far longer than forecast open it. The link is then retired, and the next one is
+    opened in the background. Requests that fail meanwhile, and those that come before the next link is
+    ready, raise :class:`EngineError` at once, so that a pipeline can go on without them; nobody waits
+    for a model to load.
+
+    A better link comes back on its own: once its cool-down is over it is opened in the background
+    beside the one that serves, and is tried with one request at a time, which the serving one answers
+    if the trial fails. After ``policy.probes`` that went well it serves again, and the other one is closed
+    after its last request. This needs memory for both at once; without it, opening fails and is tried again
+    later. What cannot come back in this process is never tried (``LinkState.lost``): a CUDA context that
+    has failed stays broken for the life of a process, and a plan or package that does not fit stays so.
 
     Threads: any thread may call everything.
+
+    Args:
+        links: best first.
+        policy: of each link's breaker.
+        max_queued_rows, batch_tokens: of each link's ``_core.Scorer``.
+        clock: monotonic seconds.
 
     Raises:
         EngineError: no link could be opened; the message has every reason.
@@ -80,44 +77,55 @@ class EngineChain:
         self,
         links: Sequence[Link],
         *,
-        max_failures: int = 3,
+        policy: BreakerPolicy | None = None,
         max_queued_rows: int = 16384,
         batch_tokens: int = 0,
+        clock: Clock = time.monotonic,
     ) -> None:
         if not links:
             raise PipelineError("An engine chain needs at least one link.")
-        self._links = list(links)
-        self._states = [LinkState(link.name) for link in links]
-        self._max_failures = max_failures
-        self._options = {"max_queued_rows": max_queued_rows, "batch_tokens": batch_tokens}
-        self._lock = threading.Lock()
-        self._failures = 0
-        self._closed = False
-        self._serving: _Serving | None = None
-        self._opener: threading.Thread | None = None
-        self._retired: list[_Serving] = []
-        self._serving = self._open_from(0)
-        if self._serving is None:
-            raise EngineError(f"No engine could be opened. {self._reasons()}")
+        self._policy = policy or BreakerPolicy()
+        self._clock = clock
+        self._last_result = clock()
+        self._timeouts = 0  # since the last result
+        self._keeper = ChainKeeper(
+            links,
+            [CircuitBreaker(self._policy, clock=clock) for _ in links],
+            {"max_queued_rows": max_queued_rows, "batch_tokens": batch_tokens},
+        )
+        self._keeper.open_first()
         _open_chains.add(self)
 
     @property
     def states(self) -> list[LinkState]:
         """Copies of all links' states, in order."""
-        with self._lock:
-            return [LinkState(s.name, s.state, s.reason, s.description) for s in self._states]
+        breakers = self._keeper.breakers
+        return [
+            replace(state, breaker=breaker.state, trips=breaker.trips)
+            for state, breaker in zip(self._keeper.states, breakers, strict=True)
+        ]
+
+    @property
+    def fallbacks(self) -> int:
+        """How often a link that served, or was to serve, failed; trials of a better one are not counted."""
+        return self._keeper.fallbacks
+
+    @property
+    def returns(self) -> int:
+        """How often a better link came back."""
+        return self._keeper.returns
 
     @property
     def serving(self) -> str:
         """Name of the link that answers now; empty while the next is opened and after the last failed."""
-        serving = self._serving
-        return self._links[serving.place].name if serving is not None else ""
+        live = self._keeper.serving
+        return self._keeper.states[live.place].name if live is not None else ""
 
     @property
     def forecaster(self) -> Forecaster | None:
         """Predicts requests on the link that answers now; None if its costs are unknown, or none answers."""
-        serving = self._serving
-        return serving.forecaster if serving is not None else None
+        live = self._keeper.serving
+        return live.forecaster if live is not None else None
 
     @property
     def scorer(self) -> _core.Scorer:
@@ -132,137 +140,160 @@ class EngineChain:
         """Submit a request and wait for its scores; NaN where its own deadline came first.
 
         Args:
-            submit: called once with the scorer; returns the ticket.
+            submit: called with a scorer; returns the ticket. Called again if a link that was tried failed.
             timeout: seconds to wait at most; the request is cancelled then.
 
         Raises:
-            EngineError: the engine failed, or none is ready.
+            EngineError: the engine failed; ``EngineUnavailableError``: none is ready.
             OverloadedError, ClosedError: as ``submit`` raises them.
             TimeoutError: no scores within ``timeout``.
         """
-        serving, ticket = self._submit(submit)
-        if not ticket.wait(timeout) and ticket.cancel():
-            raise TimeoutError(f"No scores within {timeout} s.")
-        return self._result(serving, ticket)
+        since = self._clock()
+        trial = self._try(submit)
+        if trial is not None:
+            try:
+                return self._wait(trial, timeout)
+            except EngineError:  # the one that serves answers
+                if timeout is not None:
+                    timeout = max(0.0, timeout - (self._clock() - since))
+        return self._wait(self._begin(submit), timeout)
 
     async def run_async(self, submit: Submit) -> Float32:
         """As :meth:`run`, for an event loop, which the scorer wakes; a cancelled task cancels its request."""
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        serving, ticket = self._submit(submit)
-        ticket.on_done(lambda: _wake(loop, ended))
-        try:
-            await ended
-        except asyncio.CancelledError:
-            ticket.cancel()
-            raise
-        return self._result(serving, ticket)
+        trial = self._try(submit)
+        if trial is not None:
+            try:
+                return await self._wait_async(trial)
+            except EngineError:
+                pass
+        return await self._wait_async(self._begin(submit))
 
     def wait_until_serving(self, timeout: float | None = None) -> bool:
         """Wait for a link that is being opened; True if one serves then."""
-        opener = self._opener
-        if opener is not None:
-            opener.join(timeout)
-        return self._serving is not None
+        return self._keeper.wait_until_settled(timeout)
 
     def close(self, *, drain: bool = True) -> None:
         """Refuse requests, finish (or drop) those that wait, and close the engines. Idempotent."""
-        with self._lock:
-            self._closed = True
-            serving, self._serving = self._serving, None
-            opener = self._opener
-        if serving is not None:
-            serving.scorer.close(drain=drain)
-            serving.opened.close()
-        if opener is not None:
-            opener.join()
-        _close_all(self._retired)
+        self._keeper.close(drain=drain)
         _open_chains.discard(self)
 
-    def _current(self) -> _Serving:
-        serving = self._serving
-        if serving is not None:
-            return serving
-        if self._closed:
+    def _current(self) -> Live:
+        live = self._keeper.serving
+        if live is not None:
+            return live
+        if self._keeper.closed:
             raise ClosedError("The engine was closed.")
-        raise EngineError(f"No engine is ready. {self._reasons()}")
+        raise EngineUnavailableError(f"No engine is ready. {self._keeper.reasons()}")
 
-    def _submit(self, submit: Submit) -> tuple[_Serving, _core.Ticket]:
-        serving = self._current()
+    def _try(self, submit: Submit) -> _Request | None:
+        """Begin on the link that is to come back, if it is to be tried now."""
+        live = self._keeper.probing
+        given = live.breaker.admit() if live is not None else 0
+        if live is None or not given:
+            return None
         try:
-            return serving, submit(serving.scorer)
-        except ClosedError:
-            raise self._ended(serving) from None
+            return self._request(live, given, submit)
+        except Exception:
+            return None  # the one that serves says why
 
-    def _ended(self, serving: _Serving) -> EngineError | ClosedError:
-        """Why a scorer is closed: with the chain, or because its link was retired a moment ago."""
-        if self._closed:
-            return ClosedError("The engine was closed before the request was scored.")
-        place = serving.place
-        return EngineError(f"Engine {self._links[place].name} was retired. {self._states[place].reason}")
+    def _begin(self, submit: Submit) -> _Request:
+        while True:
+            live = self._current()
+            given = live.breaker.admit()
+            if not given:
+                name = self._keeper.states[live.place].name
+                raise EngineUnavailableError(f"Engine {name} is being tried. {self._keeper.reasons()}")
+            try:
+                return self._request(live, given, submit)
+            except ClosedError:
+                # A better one may have taken over a moment ago.
+                if self._keeper.closed or self._keeper.serving in (None, live):
+                    raise self._ended(live) from None
 
-    def _result(self, serving: _Serving, ticket: _core.Ticket) -> Float32:
+    def _request(self, live: Live, given: int, submit: Submit) -> _Request:
+        try:
+            ticket = submit(live.scorer)
+        except BaseException:
+            live.breaker.abandoned(given)
+            raise
+        slow_s = math.inf if live.forecaster is None else _SLOW * live.forecaster.expected_s(ticket.rows)
+        return _Request(live, given, ticket, self._clock(), slow_s)
+
+    def _wait(self, request: _Request, timeout: float | None) -> Float32:
+        ticket = request.ticket
+        if not ticket.wait(timeout) and ticket.cancel():
+            self._ran_out(request)
+            raise TimeoutError(f"No scores within {timeout:.3g} s.")
+        return self._result(request)
+
+    async def _wait_async(self, request: _Request) -> Float32:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        request.ticket.on_done(lambda: _wake(loop, ended))
+        try:
+            await ended
+        except asyncio.CancelledError:
+            request.ticket.cancel()
+            request.live.breaker.abandoned(request.given)
+            raise
+        return self._result(request)
+
+    def _result(self, request: _Request) -> Float32:
+        live, ticket = request.live, request.ticket
         status = ticket.status
         if status == "done":
-            self._failures = 0
-            return ticket.scores()
-        if status == "closed":
-            raise self._ended(serving)
-        name = self._links[serving.place].name
+            scores = ticket.scores()
+            self._timeouts, self._last_result = 0, self._clock()
+            if _mostly_bad(scores, ticket):
+                self._failed(request, "its scores are not finite numbers")
+                if live is not self._keeper.serving:
+                    raise EngineError(f"Engine {self._name(live)}: its scores are not finite numbers.")
+            elif ticket.scored:
+                live.breaker.succeeded(request.given, slow=self._clock() - request.begun > request.slow_s)
+                self._keeper.review(live)
+            else:  # late before they were begun: not the engine's doing
+                live.breaker.abandoned(request.given)
+            return scores
         if status == "failed":
-            self._count_failure(serving, ticket.error)
-        raise EngineError(f"Engine {name}: {ticket.error}.")
+            self._failed(request, ticket.error)
+            raise EngineError(f"Engine {self._name(live)}: {ticket.error}.")
+        live.breaker.abandoned(request.given)
+        raise self._ended(live)
 
-    def _count_failure(self, serving: _Serving, reason: str) -> None:
-        with self._lock:
-            if self._serving is not serving or self._closed:
-                return
-            self._failures += 1
-            if self._failures < self._max_failures:
-                return
-            self._serving = None
-            self._failures = 0
-            self._retired.append(serving)
-            self._fail(serving.place, reason)
-            self._opener = threading.Thread(
-                target=self._replace, args=(serving,), name="searchpipe-engine-opener", daemon=True
-            )
-            self._opener.start()
+    def _failed(self, request: _Request, reason: str) -> None:
+        request.live.breaker.failed(request.given, reason)
+        self._keeper.review(request.live)
 
-    def _replace(self, retired: _Serving) -> None:
-        retired.scorer.close(drain=False)
-        opened = self._open_from(retired.place + 1)
-        with self._lock:
-            if not self._closed:
-                self._serving = opened
-                return
-        if opened is not None:
-            opened.scorer.close(drain=False)
-            opened.opened.close()
+    def _ran_out(self, request: _Request) -> None:
+        """A caller's time was up first: of many, without a result in between, the engine hangs."""
+        live = request.live
+        live.breaker.abandoned(request.given)
+        self._timeouts += 1
+        silent_s = self._clock() - self._last_result
+        if self._timeouts >= self._policy.failures and silent_s > _STALL_S:
+            self._timeouts, self._last_result = 0, self._clock()
+            live.breaker.trip(f"no result for {silent_s:.1f} s")
+            self._keeper.review(live)
 
-    def _open_from(self, place: int) -> _Serving | None:
-        from searchpipe import _core
+    def _ended(self, live: Live) -> EngineError | ClosedError:
+        """Why a scorer is closed: with the chain, or because its link was retired a moment ago."""
+        if self._keeper.closed:
+            return ClosedError("The engine was closed before the request was scored.")
+        reason = self._keeper.states[live.place].reason
+        return EngineError(f"Engine {self._name(live)} was retired. {reason}")
 
-        for index in range(place, len(self._links)):
-            self._states[index].state = "opening"
-            try:
-                opened = self._links[index].open()
-                scorer = _core.Scorer(opened.executor, **self._options)
-            except Exception as error:  # whatever a runtime raises, the next link may work
-                self._fail(index, str(error) or type(error).__name__)
-                continue
-            self._states[index].state = "serving"
-            self._states[index].description = opened.description
-            forecaster = Forecaster(opened.executor) if opened.on_gpu else None
-            return _Serving(index, scorer, opened, forecaster)
-        return None
+    def _name(self, live: Live) -> str:
+        return self._keeper.states[live.place].name
 
-    def _fail(self, place: int, reason: str) -> None:
-        self._states[place].state = "failed"
-        self._states[place].reason = reason
 
-    def _reasons(self) -> str:
-        return " ".join(f"{s.name}: {s.reason}" for s in self._states if s.reason)
+def _mostly_bad(scores: Float32, ticket: _core.Ticket) -> bool:
+    """Whether at least half of the rows that were computed hold something that is no finite number."""
+    finite = np.isfinite(scores)
+    if finite.all():
+        return False
+    bad = int(np.count_nonzero(~finite.reshape(ticket.rows, -1).all(axis=1)))
+    late = ticket.rows - ticket.scored  # NaN as they should be
+    return ticket.scored > 0 and 2 * (bad - late) >= ticket.scored
 
 
 def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
@@ -274,13 +305,6 @@ def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
         loop.call_soon_threadsafe(finish)
     except RuntimeError:  # the loop was closed: nobody waits any more
         return
-
-
-def _close_all(retired: list[_Serving]) -> None:
-    while retired:
-        serving = retired.pop()
-        serving.scorer.close(drain=False)
-        serving.opened.close()
 
 
 _open_chains: Inherited = Inherited()

@@ -68,6 +68,10 @@ class Forecaster:
         run_s = sum(self._seconds[rows, tokens] for _, _, rows, tokens in batches)
         return Forecast(self._given_s, run_s + _HANDOVER_S)
 
+    def expected_s(self, rows: int) -> float:
+        """Cautious seconds for a request of ``rows`` made now, behind what was given before and one batch."""
+        return max(self._given_s, rows * self._row_s) + max(self._seconds.values()) + _HANDOVER_S
+
     @contextmanager
     def running(self, rows: int) -> Iterator[None]:
         """Count ``rows`` as given to the engine while the body waits for them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from searchpipe.backends.device_engine import DeviceEngine, open_device
 from searchpipe.backends.host_engine import host_executor
@@ -15,7 +16,11 @@ from searchpipe.backends.tensorrt import open_tensorrt
 from searchpipe.models.cache import default_cache_dir
 from searchpipe.models.settings import LocalModel
 from searchpipe.runtime.buckets import Bucket, choose_buckets, choose_packed_buckets
-from searchpipe.runtime.engine_chain import EngineChain, Link, Opened
+from searchpipe.runtime.engine_chain import EngineChain
+from searchpipe.runtime.links import Link, Opened, check_device
+
+if TYPE_CHECKING:
+    from searchpipe import _core
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,8 @@ def open_chain(model: LocalModel, options: ChainOptions | None = None) -> Engine
 def _tensorrt(model: LocalModel, plan: Path, buckets: list[Bucket], options: ChainOptions) -> Opened:
     device = open_device(options.device)
     return _opened(
-        open_tensorrt(plan, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
+        open_tensorrt(plan, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name),
+        device,
     )
 
 
@@ -92,7 +98,8 @@ def _onnx_cuda(model: LocalModel, buckets: list[Bucket], options: ChainOptions) 
     as_it_is = model.gpu_prepared and source == model.gpu_model
     prepared = source if as_it_is else _prepare(model, options, prepare)
     return _opened(
-        open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name)
+        open_onnx_cuda(prepared, device, buckets, lanes=options.lanes, slots=options.slots, name=model.name),
+        device,
     )
 
 
@@ -112,7 +119,8 @@ def _onnx_cuda_packed(model: LocalModel, buckets: list[Bucket], options: ChainOp
             lanes=options.lanes,
             slots=options.slots,
             name=model.name,
-        )
+        ),
+        device,
     )
 
 
@@ -127,5 +135,7 @@ def _onnx_cpu(model: LocalModel, buckets: list[Bucket], options: ChainOptions) -
     return Opened(executor, engine.close, f"onnxruntime on the CPU, {engine.threads} thread(s)")
 
 
-def _opened(engine: DeviceEngine) -> Opened:
-    return Opened(engine.executor, engine.close, engine.describe(), on_gpu=True)
+def _opened(engine: DeviceEngine, device: _core.Device) -> Opened:
+    return Opened(
+        engine.executor, engine.close, engine.describe(), on_gpu=True, check=lambda: check_device(device)
+    )

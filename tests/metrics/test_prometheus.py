@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from searchpipe import __version__
+from searchpipe.breaker import BreakerPolicy
 from searchpipe.errors import EngineError, MissingDependencyError, QueryError
 from searchpipe.gpu_engines import GpuEngines
 from searchpipe.metrics.gpu_collector import GpuCollector
@@ -107,7 +108,7 @@ def run(chain: EngineChain, *lengths: int) -> None:
 @pytest.fixture
 def chained() -> Iterator[tuple[EngineChain, HostEngine, CollectorRegistry]]:
     engine = HostEngine()
-    chain = EngineChain([engine.link("first"), HostEngine().link("second")], max_failures=1)
+    chain = EngineChain([engine.link("first"), HostEngine().link("second")], policy=BreakerPolicy(failures=1))
     gpu = GpuEngines(scorer=types.SimpleNamespace(chain=chain))  # type: ignore[arg-type]
     registry = CollectorRegistry()
     with Pipeline([recall(), page()], gpu=gpu) as pipeline:
