@@ -115,7 +115,8 @@ class CircuitBreaker:
         An open breaker becomes half open here once its cool-down is over. A probe that never tells how
         it ended is given up after another cool-down.
         """
-        if self._state == "closed":
+        state = self._state  # without the lock: most calls end here
+        if state == "closed":
             return self._pass
         with self._lock:
             now = self._clock()
