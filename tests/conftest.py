@@ -13,6 +13,7 @@ import pytest
 from searchpipe.catalog import build_snapshot
 from searchpipe.config import load_config
 from searchpipe.demo.generate import DemoFiles, write_demo
+from searchpipe.engine.signing import KEY_VARIABLE
 from tests.fakes.tiny_onnx import TinyModel
 from tests.fakes.tiny_tokenizer import SPECIAL, save_tokenizer
 
@@ -43,6 +44,13 @@ def write_toml(path: Path, config: dict[str, Any]) -> Path:
         table(name, values)
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _engines_need_no_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables by which a CI job asks for signed engines: tests that want them set them."""
+    for name in ("CI", KEY_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -31,8 +31,6 @@ Outcome = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("CI", KEY_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("SEARCHPIPE_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("SEARCHPIPE_CACHE", str(tmp_path / "cache"))

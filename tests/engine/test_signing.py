@@ -27,12 +27,6 @@ def key(request: pytest.FixtureRequest) -> Key:
     return make_key(request.param)
 
 
-@pytest.fixture(autouse=True)
-def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CI", raising=False)
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
-
-
 def test_a_signature_holds_for_its_content_alone(key: Key) -> None:
     signature = sign(CONTENT, key, now=NOW)
     check(CONTENT, signature, key, now=LATER)

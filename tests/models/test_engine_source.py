@@ -26,8 +26,6 @@ from tests.fakes.engines import H200, engine_files, engine_manifest, factory_ste
 
 @pytest.fixture(autouse=True)
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    for name in ("CI", KEY_VARIABLE):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("SEARCHPIPE_STORE", str(tmp_path / "store"))
     return Registry(tmp_path / "store", trust=Trust())

@@ -31,8 +31,6 @@ def gpu(device: _core.Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """The GPU of this process, with TensorRT's stand-in installed."""
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
     monkeypatch.setenv("SEARCHPIPE_STORE", str(tmp_path / "store"))
-    for name in ("CI", "SEARCHPIPE_ENGINE_KEY"):
-        monkeypatch.delenv(name, raising=False)
     return Gpu(device.name, device.capability)
 
 
