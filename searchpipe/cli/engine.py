@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from searchpipe.cli.engine_tables import print_built, print_list, print_show, print_verified
+from searchpipe.cli.engine_tables import print_built, print_figures, print_list, print_show, print_verified
 from searchpipe.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -54,6 +54,14 @@ def build_command(
     start_from: Annotated[
         str, typer.Option("--from", help="Run this step and all after it again, finished or not.")
     ] = "",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Replace a setting of the recipe, e.g. sensitivity.enabled=false; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn that the recipe does not seed.")] = 7,
     key: _KEY = None,
     ci: _CI = False,
@@ -66,13 +74,14 @@ def build_command(
     """
     from searchpipe.engine.ranker_rows import open_ranker
     from searchpipe.engine.recipe import load_recipe
+    from searchpipe.engine.recipe_overrides import as_toml
     from searchpipe.engine.run import StepFailedError, run_build
     from searchpipe.engine.step import Inputs
     from searchpipe.engine.steps import load_steps
     from searchpipe.engine.steps.check_in import CheckInStep, GatesFailedError
     from searchpipe.models.cache import default_cache_dir
 
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, assignments or ())
     registry = _registry(store, key, ci=ci)
     signer = registry.trust.keys[0] if registry.trust.keys else None
     registry.refuse_unsigned(signer)  # now, not after minutes of work
@@ -85,7 +94,8 @@ def build_command(
         labels=_absolute(labels),
         seed=seed,
     )
-    text = recipe.read_text(encoding="utf-8")
+    # What is signed and kept says what was really built.
+    text = as_toml(loaded) if assignments else recipe.read_text(encoding="utf-8")
     steps = load_steps(CheckInStep(registry, text, signer), open_ranker=open_ranker)
     report = folder / "steps" / "report"
     try:
@@ -93,15 +103,23 @@ def build_command(
     except StepFailedError as error:
         if not isinstance(error.__cause__, GatesFailedError):
             raise
-        refusal = {"checked_in": False, "reason": str(error.__cause__), "report": str(report)}
-        print(json.dumps(refusal, indent=2) if as_json else f"{error.__cause__}\nReport: {report}")
+        left = folder / "steps" / "gate" / "gates.json"
+        gates = json.loads(left.read_bytes()) if left.is_file() else {}
+        if as_json:
+            refusal = {"checked_in": False, "reason": str(error.__cause__), "report": str(report)}
+            print(json.dumps(refusal | {"figures": _figures(gates)}, indent=2))
+        else:
+            print_figures(gates)
+            print(f"{error.__cause__}\nReport: {report}")
         raise typer.Exit(1) from None
     facts = dict(result.done["check_in"].facts)
     page = result.done["report"].files.get("html", report)
+    gates = dict(result.done["gate"].facts)
     if as_json:
-        steps_json = [asdict(state) for state in result.states]
-        print(json.dumps({"checked_in": True, **facts, "report": str(page), "steps": steps_json}, indent=2))
+        told = {"report": str(page), "steps": [asdict(state) for state in result.states]}
+        print(json.dumps({"checked_in": True, **facts, **told, "figures": _figures(gates)}, indent=2))
         return
+    print_figures(gates)
     print_built(facts, page)
 
 
@@ -282,6 +300,14 @@ def _print_event(event: Any) -> None:
     import msgspec
 
     print(json.dumps({"event": msgspec.to_builtins(event)}, indent=2))
+
+
+def _figures(gates: dict[str, Any]) -> list[dict[str, Any]]:
+    import msgspec
+
+    from searchpipe.engine.figures import figures_of
+
+    return [msgspec.to_builtins(row) for row in figures_of(gates)]
 
 
 def _progress(line: str) -> None:

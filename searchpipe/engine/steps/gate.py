@@ -13,7 +13,7 @@ import msgspec
 from searchpipe.arrays import Float32
 from searchpipe.backends.machine import cpu_summary
 from searchpipe.engine.fingerprint import file_key, snapshot_key
-from searchpipe.engine.gates.decision import choose_precision
+from searchpipe.engine.gates.decision import choose_precision, passes, waive
 from searchpipe.engine.gates.evaluation import EvalQuery, draw_queries, score_all
 from searchpipe.engine.gates.labels import load_labels
 from searchpipe.engine.gates.numeric import numeric_gates
@@ -47,7 +47,7 @@ class GateStep:
     """Puts every precision through the gates and says which one is used; for one thread.
 
     ``gates.json`` has the facts: of each precision whether it passed and its gates, and the one
-    chosen, None if not even fp32 is sound.
+    chosen, None if none passed.
 
     Args:
         open_ranker: needed for recipes of task ``ranker``.
@@ -100,7 +100,7 @@ class GateStep:
         content = {
             "variants": {
                 precision: {
-                    "passed": bool(gates) and all(gate.passed for gate in gates),
+                    "passed": passes(gates),
                     "gates": [gate.to_json() for gate in gates],
                     **facts[precision],
                 }
@@ -167,9 +167,9 @@ class _Gating:
                     continue
                 opened.callback(variant.close)
                 facts[precision] = {"runtime": variant.runtime, "bytes": path.stat().st_size}
-                results[precision] = self._gates(precision, variant)
+                results[precision] = waive(self._gates(precision, variant), self._settings.allow)
                 self._tell(precision, results[precision])
-                if all(gate.passed for gate in results[precision]) or precision == "fp32":
+                if passes(results[precision]) or precision == "fp32":
                     self._above = precision, variant
         return results, facts
 
@@ -218,9 +218,10 @@ class _Gating:
 
     def _tell(self, precision: str, gates: Sequence[GateResult]) -> None:
         failed = [gate for gate in gates if not gate.passed]
-        self._build.say(f"gate: {precision} " + ("passed" if not failed else f"failed {len(failed)} gates"))
+        refusing = [gate for gate in failed if not gate.waived]
+        self._build.say(f"gate: {precision} " + (f"failed {len(refusing)} gates" if refusing else "passed"))
         for gate in failed:
-            self._build.say(f"  {gate.name}: {gate.reason}")
+            self._build.say(f"  {gate.name}{' (allowed)' if gate.waived else ''}: {gate.reason}")
 
 
 def _traffic(inputs: BuildInputs) -> Traffic:
