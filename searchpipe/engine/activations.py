@@ -79,6 +79,10 @@ def _session(model: Any, threads: int, device: CalibrationDevice) -> Any:
     from searchpipe.backends.cores import available_cores
 
     (onnxruntime,) = tools("onnxruntime")
+    if device == "cuda":
+        from searchpipe.device.usable import load_cuda_libraries
+
+        load_cuda_libraries()
     options = onnxruntime.SessionOptions()
     # Optimised graphs have other tensors.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

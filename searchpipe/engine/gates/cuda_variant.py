@@ -12,6 +12,7 @@ from searchpipe.arrays import Float32, Int32
 from searchpipe.backends.device_engine import DeviceEngine, open_device
 from searchpipe.backends.onnx_cuda import open_onnx_cuda
 from searchpipe.device.facts import facts_of
+from searchpipe.device.usable import load_cuda_libraries
 from searchpipe.engine.gates.variants import Inputs, cosines, logits_of
 from searchpipe.engine.rows import Pair
 from searchpipe.errors import EngineError, RecipeError
@@ -107,6 +108,7 @@ def open_cuda_variant(path: Path, inputs: Inputs, buckets: Sequence[Bucket]) -> 
     if inputs.ranker is not None:
         raise RecipeError("Feature rankers run on the CPU alone.")
     device = open_device()
+    load_cuda_libraries()
     return CudaVariant(open_onnx_cuda(path, device, list(buckets)), inputs, device)
 
 
