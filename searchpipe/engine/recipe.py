@@ -227,13 +227,25 @@ def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
         ConfigError: the file cannot be read, is not TOML, or holds a key or value that is not valid.
     """
     try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    return parse_recipe(text, str(path), assignments)
+
+
+def parse_recipe(text: str, what: str, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a recipe's text; ``what`` it is of, for messages; see :func:`load_recipe`.
+
+    Raises:
+        ConfigError: it is not TOML, or holds a key or value that is not valid.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{what} is not valid TOML: {error}.") from error
     recipe = convert(override(table, assignments), Recipe)
     if recipe.profile.source == "manual" and not (recipe.profile.rows and recipe.profile.tokens):
-        raise ConfigError(f"{path}: profile.source is manual, and profile.rows or profile.tokens is missing.")
+        raise ConfigError(f"{what}: profile.source is manual, and profile.rows or profile.tokens is missing.")
     return recipe

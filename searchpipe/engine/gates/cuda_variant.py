@@ -1,4 +1,4 @@
-"""A variant on a GPU: ONNX Runtime's CUDA provider behind the scorer that serves, graphs captured."""
+"""A variant on a GPU: ONNX Runtime's CUDA provider or a plan behind the scorer that serves, captured."""
 
 from __future__ import annotations
 
@@ -110,6 +110,20 @@ def open_cuda_variant(path: Path, inputs: Inputs, buckets: Sequence[Bucket]) -> 
     device = open_device()
     load_cuda_libraries()
     return CudaVariant(open_onnx_cuda(path, device, list(buckets)), inputs, device)
+
+
+def open_plan_variant(plan: Path, inputs: Inputs, buckets: Sequence[Bucket]) -> CudaVariant:
+    """Open a TensorRT plan, its manifest beside it, on GPU 0, prepared for ``buckets``.
+
+    Raises:
+        EngineError: there is no usable GPU, or TensorRT refused the plan.
+        ModelError: the plan is not for this GPU, runtime or version, or not what its manifest says.
+        MissingDependencyError: the runtime is not installed.
+    """
+    from searchpipe.backends.tensorrt import open_tensorrt
+
+    device = open_device()
+    return CudaVariant(open_tensorrt(plan, device, list(buckets)), inputs, device)
 
 
 def _result(ticket: _core.Ticket) -> Float32:

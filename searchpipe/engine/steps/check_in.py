@@ -67,12 +67,11 @@ class CheckInStep:
         gates = dict(build.done["gate"].facts)
         chosen: Precision | None = gates.get("chosen")
         results: dict[Precision, Any] = gates.get("variants", {})
-        refused = {precision: _refusals(result) for precision, result in results.items()}
+        refused = {precision: refusals(result) for precision, result in results.items()}
         waived = _waived(results.get(chosen, {})) if chosen else ()
         if chosen is None:
-            told = " ".join(f"{p}: {' '.join(why)}" for p, why in refused.items() if why)
             raise GatesFailedError(
-                f"No variant of {build.inputs.recipe.name} passed its gates. {told}",
+                f"No variant of {build.inputs.recipe.name} passed its gates. {told(results)}",
                 cure="Nothing was checked in; see the report. A gate that may fail is named in gates.allow.",
             )
         target = "cpu" if gates.get("device", "cpu") == "cpu" else this_machine().target
@@ -129,7 +128,14 @@ class CheckInStep:
         )
 
 
-def _refusals(result: Mapping[str, Any]) -> tuple[str, ...]:
+def told(results: Mapping[Precision, Any]) -> str:
+    """Every refusal of every precision, in one line."""
+    found = {precision: refusals(result) for precision, result in results.items()}
+    return " ".join(f"{precision}: {' '.join(why)}" for precision, why in found.items() if why)
+
+
+def refusals(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Gates of one precision that refuse it, a sentence each; empty if it passed."""
     if result.get("passed", False):
         return ()
     failed = [gate for gate in result.get("gates", ()) if not _let_through(gate)]

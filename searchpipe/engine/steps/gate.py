@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 OpenRanker = Callable[["Snapshot", Path], RankerInputs]
 """Makes a feature ranker's inputs for a snapshot and its exported model."""
 
+GATED_PLANS = "gated_plans"
+"""Where :mod:`searchpipe.engine.regate` leaves plans to be measured in place of ONNX files, by precision."""
+
 
 class GateStep:
     """Puts every precision through the gates and says which one is used; for one thread.
@@ -147,6 +150,7 @@ class _Gating:
         self._profile = build.done["profile"].facts
         self._reference: list[Float32] | None = None
         self._above: tuple[str, Variant] | None = None
+        self._plans = build.done.get(GATED_PLANS, StepOutput()).files
 
     def run(self) -> tuple[dict[str, list[GateResult]], dict[str, dict[str, Any]]]:
         files = self._build.done["convert"].files
@@ -156,7 +160,7 @@ class _Gating:
         with contextlib.ExitStack() as opened:
             for precision in (p for p in PRECISIONS if p in wanted):
                 facts[precision] = {"runtime": "", "bytes": 0}
-                path = files.get(precision)
+                path = self._plans.get(precision, files.get(precision, files.get(f"{precision}_cuda")))
                 if path is None:
                     results[precision] = [not_evaluated("open", f"convert made no {precision} model")]
                     continue
@@ -176,9 +180,11 @@ class _Gating:
     def _open(self, precision: str, path: Path) -> Variant:
         if gate_device(self._build.inputs.recipe.task) == "cpu":
             return open_cpu_variant(path, self._inputs)
-        from searchpipe.engine.gates.cuda_variant import open_cuda_variant
+        from searchpipe.engine.gates.cuda_variant import open_cuda_variant, open_plan_variant
 
         buckets = [(int(rows), int(tokens)) for rows, tokens in self._profile["buckets"]]
+        if precision in self._plans:
+            return open_plan_variant(path, self._inputs, buckets)
         prepared = self._build.done["convert"].files.get(f"{precision}_cuda", path)
         return open_cuda_variant(prepared, self._inputs, buckets)
 
