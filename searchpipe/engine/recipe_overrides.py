@@ -60,5 +60,5 @@ def _value(text: str) -> Any:
 
 
 def _written(value: Any) -> str:
-    # JSON's texts, numbers, booleans and lists are TOML's.
-    return json.dumps(value, ensure_ascii=True)
+    # JSON's numbers, booleans, lists and texts are TOML's, but for surrogate pairs and a bare DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -176,6 +176,30 @@ def test_the_rate_is_half_of_what_the_engine_can_do_if_the_recipe_names_none() -
     assert gate.details["rate"] == pytest.approx(0.5 / 0.04, rel=0.05)
 
 
+class OnGpuVariant(TimedVariant):
+    """With a GPU whose memory in use is read before and after the load."""
+
+    used = (1000.0, 1000.0)
+
+    def gpu_memory_mib(self) -> float:
+        first, *rest = self.used
+        self.used = (*rest, first)
+        return first
+
+
+def test_growth_of_gpu_memory_is_a_figure_and_may_be_limited() -> None:
+    assert "gpu_memory_mib" not in stress(TimedVariant(FakeTime(), row_s=0.001))
+    variant = OnGpuVariant(FakeTime(), row_s=0.001)
+    variant.used = (1000.0, 1012.0)
+    found = stress(variant)["gpu_memory_mib"]
+    assert (found.passed, found.value, found.limit) == (True, 12.0, None)
+    assert found.details["in_use_mib"] == 1012.0
+    assert not stress(variant, max_gpu_memory_mib=11.0)["gpu_memory_mib"].passed
+    broken = OnGpuVariant(FakeTime(), row_s=0.001)
+    broken.fail_from = 1
+    assert not stress(broken)["gpu_memory_mib"].passed
+
+
 def test_resident_memory_is_known() -> None:
     assert resident_mib() > 5
 
