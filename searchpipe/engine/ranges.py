@@ -205,8 +205,6 @@ class _Collector:
 
     def add(self, values: dict[str, Array]) -> None:
         for name, value in values.items():
-            if not np.isfinite(value).all():
-                raise RecipeError(f"The float32 model gives NaN or infinity in {name}.")
             self._pending[name].append(value.ravel())
             self._bytes += value.nbytes
         if self._bytes >= _CHUNK_BYTES:
@@ -232,7 +230,10 @@ class _Collector:
 
     def _count(self, pending: tuple[str, list[Array]]) -> None:
         name, parts = pending
-        self._collector.collect_value({name: np.concatenate(parts)})
+        values = np.concatenate(parts)
+        if not np.isfinite(values).all():
+            raise RecipeError(f"The float32 model gives NaN or infinity in {name}.")
+        self._collector.collect_value({name: values})
 
     def _range(self, histogram: Any, amax: float) -> TensorRange:
         counts, edges, low, high, threshold = histogram
