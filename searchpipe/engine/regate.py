@@ -8,7 +8,7 @@ the ONNX file of its precision, and half precision for ONNX Runtime's CUDA provi
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def regate(
         if on_gpu:
             models |= _for_cuda(models, recipe, Path(scratch), say)
         plans = _plans(before, folder, here, say) if on_gpu else {}
+        recipe = _of_what_is_there(recipe, {*models, *plans})
         build = Build(inputs(recipe), Path(scratch), _done(before, folder, models, plans), say)
         gates = dict(GateStep(open_ranker).run(build).facts)
         gates["gated_again"] = {"version": before.version, "machine": here.line()}
@@ -126,6 +127,12 @@ def _for_cuda(models: Mapping[str, Path], recipe: Recipe, scratch: Path, say: Sa
     return made
 
 
+def _of_what_is_there(recipe: Recipe, roles: Collection[str]) -> Recipe:
+    """``recipe`` with the precisions that left a file: the others were refused before."""
+    make = tuple(p for p in recipe.precision.make if p in roles or f"{p}_cuda" in roles)
+    return msgspec.structs.replace(recipe, precision=msgspec.structs.replace(recipe.precision, make=make))
+
+
 def _plans(manifest: EngineManifest, folder: Path, here: Machine, say: Say) -> dict[str, Path]:
     """Plans that this machine can run; of the others it says why not."""
     found = {}
@@ -174,13 +181,17 @@ def _collect(
     models: Mapping[str, Path],
     plans: Mapping[str, Path],
 ) -> tuple[Files, dict[Precision, Variant]]:
-    """Float32, and of each precision that passed the very file that did."""
+    """Float32, and of each precision that passed the very file that did; what was not gated stays refused."""
     files: Files = {
         role: (folder / facts.path, facts.path)
         for role, facts in manifest.files.items()
         if not role.startswith("plan-") and role.removesuffix("_cuda") not in PRECISIONS
     }
-    variants: dict[Precision, Variant] = {}
+    variants = {
+        precision: Variant(False, refused=variant.refused or ("No file of it can be gated here.",))
+        for precision, variant in manifest.variants.items()
+        if precision not in results
+    }
     for precision in (p for p in PRECISIONS if p in results):
         passed = bool(results[precision]["passed"])
         places = {"onnx": "", "plan": "", "cuda": ""}

@@ -88,7 +88,10 @@ def test_what_passes_here_is_a_new_version_and_the_old_one_stays(
     monkeypatch.setattr(gate, "gate_device", lambda task: "cpu")
     key = make_key(HMAC)
     store = Store(tmp_path / "store", world, Trust((key,), required=True))
-    before = store.check_in(real_files(tmp_path / "made", models, models.good), recipe())
+    was_slow = Variant(False, refused=("speed is 0.9, limit 1.",))
+    variants = {"fp32": Variant(True, "fp32.onnx"), "fp16": was_slow, "int8": Variant(True, "int8.onnx")}
+    files = real_files(tmp_path / "made", models, models.good)
+    before = store.check_in(files, recipe(), variants=variants)
     with pytest.raises(RegistryError, match="signed"):
         store.gate()
     made = store.gate(key=key)
@@ -97,8 +100,9 @@ def test_what_passes_here_is_a_new_version_and_the_old_one_stays(
     assert made.gates["gated_again"]["version"] == "v1"
     assert store.registry.verify("tiny", "v2").ok
     assert store.registry.manifest("tiny", "v1") == before
-    # Half precision is in the recipe, and a version without it says so.
-    assert made.variants["fp16"].refused == ("open: could not be evaluated: convert made no fp16 model.",)
+    # Half precision left no file to gate: it stays refused for what it was refused for.
+    assert made.variants["fp16"] == was_slow
+    assert set(made.gates["variants"]) == {"fp32", "int8"}
 
 
 def test_what_fails_everywhere_leaves_the_store_alone(
@@ -153,6 +157,7 @@ def test_a_plan_is_measured_on_its_gpu_and_may_then_be_picked(
     assert made.variants["fp16"].passed is fits
     assert ("plan-fp16" in made.files) is fits
     if not fits:
+        assert made.variants["fp16"].refused == refused.refused
         assert any("was built for NVIDIA H200" in line for line in store.said)
         return
     found = {gate["name"]: gate for gate in made.gates["variants"]["fp16"]["gates"]}
