@@ -27,7 +27,7 @@ from searchpipe.engine.signing_keys import Key
 from searchpipe.engine.standard_form import fuse_attention
 from searchpipe.engine.step import Build, Inputs, Say, StepOutput
 from searchpipe.engine.steps.check_in import GatesFailedError, refusals, told
-from searchpipe.engine.steps.gate import GATED_PLANS, GateStep, OpenRanker
+from searchpipe.engine.steps.gate import GATED_PLANS, GateStep
 from searchpipe.engine.store_files import facts_of
 from searchpipe.errors import ModelError
 
@@ -42,7 +42,7 @@ def regate(
     inputs: Callable[[Recipe], Inputs],
     *,
     key: Key | None = None,
-    open_ranker: OpenRanker | None = None,
+    open_ranker: Callable[[Any, Path], Any] | None = None,
     say: Say = print,
     machine: Machine | None = None,
 ) -> EngineManifest:
@@ -135,7 +135,7 @@ def _of_what_is_there(recipe: Recipe, roles: Collection[str]) -> Recipe:
 
 def _plans(manifest: EngineManifest, folder: Path, here: Machine, say: Say) -> dict[str, Path]:
     """Plans that this machine can run; of the others it says why not."""
-    found = {}
+    found: dict[str, Path] = {}
     for precision, variant in manifest.variants.items():
         if not variant.plan or here.gpu is None:
             continue

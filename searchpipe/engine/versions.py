@@ -13,7 +13,7 @@ _STATED = re.compile(r"""^__version__\s*=\s*["']([^"']+)["']""", re.MULTILINE)
 
 def versions_of(*packages: str) -> dict[str, str]:
     """Version by package name; packages that are not installed are left out. Imports nothing."""
-    found = {}
+    found: dict[str, str] = {}
     for package in packages:
         if package == _SHARED:
             found |= {package: version} if (version := onnxruntime_version()) else {}
