@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,11 +69,13 @@ class StageBreaker:
 
     __slots__ = ("admit", "breaker", "limit_s")
 
+    admit: Callable[[], int]
+    """A pass, or 0: leave it out."""
+
     def __init__(self, breaker: CircuitBreaker, limit_s: float) -> None:
         self.breaker = breaker
         self.limit_s = limit_s
         self.admit = breaker.admit
-        """A pass, or 0: leave it out."""
 
     @property
     def reason(self) -> str:
@@ -91,6 +93,9 @@ class StageBreaker:
             allowed_s: seconds that it was allowed; ``inf`` for no limit.
             degradations: what it gave up itself.
         """
+        slow = seconds > allowed_s and seconds > self.limit_s
+        if not slow and not degradations and self.breaker.spotless:
+            return  # nearly every time: the lock and the window would cost more than all the rest
         for one in degradations:
             if one.reason == "bad_scores" and one.amount >= _MOSTLY:
                 self.breaker.failed(given, f"{one.given_up}: not finite numbers")
@@ -98,7 +103,7 @@ class StageBreaker:
             if one.reason in ("busy", "deadline") and one.amount >= 1.0:
                 self.breaker.abandoned(given)  # it did not try
                 return
-        self.breaker.succeeded(given, slow=seconds > allowed_s and seconds > self.limit_s)
+        self.breaker.succeeded(given, slow=slow)
 
     def raised(self, given: int, error: BaseException) -> None:
         """It raised ``error``."""
@@ -132,6 +137,7 @@ class StageBreakers:
         self._budget_s = budget_s
         self._clock = clock
         self._all: dict[str, StageBreaker] = {}
+        self._sources: dict[str, StageBreaker] = {}  # by the source's own name
 
     @classmethod
     def configured(cls, config: Config) -> StageBreakers:
@@ -145,6 +151,15 @@ class StageBreakers:
             share = self._shares.get(name.partition(".")[0], self._rest)
             made = StageBreaker(CircuitBreaker(self.settings, clock=self._clock), share * self._budget_s)
             found = self._all.setdefault(name, made)
+        return found
+
+    def of_source(self, name: str) -> StageBreaker | None:
+        """The breaker of a recall source; None if they are switched off."""
+        found = self._sources.get(name)
+        if found is None:
+            found = self.of(f"recall.{name}")
+            if found is not None:
+                self._sources[name] = found
         return found
 
     def reports(self) -> list[BreakerReport]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
 def resting(source: str, work: Work) -> bool:
     """Whether a source has failed so often that it is not the first to be asked."""
-    breaker = work.breakers.of(f"recall.{source}") if work.breakers is not None else None
+    breaker = work.breakers.of_source(source) if work.breakers is not None else None
     return breaker is not None and breaker.breaker.state != "closed"
 
 
@@ -24,38 +23,38 @@ class SourceTrial:
     Args:
         source: its name.
         work: the query.
+
+    Attributes:
+        admitted: false: it is better left out.
     """
 
-    __slots__ = ("_allowed_s", "_begin", "_breaker", "_given", "_said", "_work")
+    __slots__ = ("_begin", "_breaker", "_given", "_said", "_work", "admitted")
 
     def __init__(self, source: str, work: Work) -> None:
         self._work = work
-        self._breaker = work.breakers.of(f"recall.{source}") if work.breakers is not None else None
-        self._given = self._breaker.admit() if self._breaker is not None else 0
-
-    @property
-    def admitted(self) -> bool:
-        """False: it is better left out."""
-        return self._breaker is None or self._given > 0
+        breaker = work.breakers.of_source(source) if work.breakers is not None else None
+        self._breaker = breaker
+        self._given = 0 if breaker is None else breaker.admit()
+        self.admitted = breaker is None or self._given > 0
 
     @property
     def reason(self) -> str:
         """Why it is left out."""
-        return self._breaker.reason if self._breaker is not None else ""
+        return "" if self._breaker is None else self._breaker.reason
 
     def __enter__(self) -> None:
-        deadline = self._work.deadline
-        self._allowed_s = math.inf if deadline.unlimited else self._work.allowance()
-        self._begin, self._said = deadline.elapsed(), len(self._work.degradations)
+        self._begin = self._work.deadline.elapsed()
+        self._said = len(self._work.degradations)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._breaker is None:
+        breaker, work = self._breaker, self._work
+        if breaker is None:
             return
         if error is not None:
-            self._breaker.raised(self._given, error)
+            breaker.raised(self._given, error)
             return
-        seconds = self._work.deadline.elapsed() - self._begin
-        said = self._work.degradations[self._said :]
-        self._breaker.returned(self._given, seconds, self._allowed_s, said)
+        allowed_s = work.deadline.budget_s - self._begin - work.reserve_s
+        seconds = work.deadline.elapsed() - self._begin
+        breaker.returned(self._given, seconds, allowed_s, work.degradations[self._said :])
