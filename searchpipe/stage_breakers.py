@@ -140,9 +140,10 @@ class StageBreakers:
         self._sources: dict[str, StageBreaker] = {}  # by the source's own name
 
     @classmethod
-    def configured(cls, config: Config) -> StageBreakers:
+    def configured(cls, config: Config, *, clock: Clock = time.monotonic) -> StageBreakers:
         """As the tables ``[breaker]`` and ``[budget]`` say."""
-        return cls(config.breaker, shares=config.budget.shares, budget_s=config.budget.default_ms / 1e3)
+        budget = config.budget
+        return cls(config.breaker, shares=budget.shares, budget_s=budget.default_ms / 1e3, clock=clock)
 
     def of(self, name: str) -> StageBreaker | None:
         """The breaker of a stage, or of a recall source as ``recall.NAME``; None if they are switched off."""

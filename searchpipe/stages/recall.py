@@ -160,17 +160,18 @@ class Recall:
                 continue
             begun = early.get(source.name)
             others = bool(found) or (begun is None and bool(early))
+            trial = SourceTrial(source.name, work)
+            if not trial.admitted and found:
+                work.degrade("circuit_open", f"{source.name} recall ({trial.reason})")
+                continue
             if (
                 begun is None
                 and others
                 and work.allowance() <= (work.costs.predict(source.name, depth) or 0.0)
             ):
                 work.costs.relax(source.name, depth)
+                trial.abandon()
                 work.degrade("deadline", f"{source.name} recall")
-                continue
-            trial = SourceTrial(source.name, work)
-            if not trial.admitted and found:
-                work.degrade("circuit_open", f"{source.name} recall ({trial.reason})")
                 continue
             try:
                 with trial:

@@ -42,6 +42,11 @@ class SourceTrial:
         """Why it is left out."""
         return "" if self._breaker is None else self._breaker.reason
 
+    def abandon(self) -> None:
+        """It is not to be searched after all."""
+        if self._breaker is not None:
+            self._breaker.breaker.abandoned(self._given)
+
     def __enter__(self) -> None:
         self._begin = self._work.deadline.elapsed()
         self._said = len(self._work.degradations)
