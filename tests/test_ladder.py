@@ -109,13 +109,12 @@ NAN: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["raises", "nan"])
-@pytest.mark.parametrize("part", sorted(RUNGS))
+@pytest.mark.parametrize(
+    ("part", "kind"), [*((part, "raises") for part in RUNGS), *((part, "nan") for part in NAN)]
+)
 def test_one_fault_costs_one_rung(
     pipeline: Pipeline, world: World, rung: Callable[..., Any], part: str, kind: str
 ) -> None:
-    if kind == "nan" and part not in NAN:
-        pytest.skip("it gives no numbers")
     text = telling_query(pipeline, world, part)
     full = pipeline.search(text, budget_ms=math.inf)
     assert not full.degradations
