@@ -121,7 +121,9 @@ class StageRunner:
         seconds = work.deadline.elapsed() - begin
         # `stage:` keeps whole stages apart from the steps inside them.
         self.costs.observe(self._ranges[place], 1, seconds)
-        if breaker is not None:
+        if breaker is not None and not (
+            seconds <= allowance and len(work.degradations) == before and breaker.breaker.spotless
+        ):
             breaker.returned(given, seconds, allowance, work.degradations[before:])
 
     def _reserves(self, work: Work) -> list[float]:

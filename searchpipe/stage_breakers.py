@@ -85,7 +85,7 @@ class StageBreaker:
     def returned(
         self, given: int, seconds: float, allowed_s: float, degradations: Sequence[Degradation]
     ) -> None:
-        """It ran.
+        """It ran; need not be told of a success while the breaker is ``spotless``.
 
         Args:
             given: the pass.
@@ -94,8 +94,6 @@ class StageBreaker:
             degradations: what it gave up itself.
         """
         slow = seconds > allowed_s and seconds > self.limit_s
-        if not slow and not degradations and self.breaker.spotless:
-            return  # nearly every time: the lock and the window would cost more than all the rest
         for one in degradations:
             if one.reason == "bad_scores" and one.amount >= _MOSTLY:
                 self.breaker.failed(given, f"{one.given_up}: not finite numbers")

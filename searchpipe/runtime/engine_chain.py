@@ -156,6 +156,8 @@ class EngineChain:
             TimeoutError: no scores within ``timeout``.
         """
         since = self._clock()
+        if (answering := ANSWERING.get()) is not None:
+            answering.check_cancelled()
         trial = self._try(submit)
         if trial is not None:
             try:

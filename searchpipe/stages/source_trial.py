@@ -62,4 +62,5 @@ class SourceTrial:
             return
         allowed_s = work.deadline.budget_s - self._begin - work.reserve_s
         seconds = work.deadline.elapsed() - self._begin
-        breaker.returned(self._given, seconds, allowed_s, work.degradations[self._said :])
+        if seconds > allowed_s or len(work.degradations) > self._said or not breaker.breaker.spotless:
+            breaker.returned(self._given, seconds, allowed_s, work.degradations[self._said :])

@@ -176,6 +176,9 @@ def test_a_full_queue_of_the_scorer_costs_the_scores_and_nothing_waits(
     fake.hold()
     tokens = [np.full(8, 5, np.int32)] * 10
     waiting = []
+    for slot in range(pipeline.config.gpu.slots):  # once all are taken, what waits stays in the queue
+        waiting.append(scorer.submit_texts(tokens, cls_id=1, sep_id=2))
+        until(lambda slot=slot: scorer.stats().batches_in_flight > slot)
     with contextlib.suppress(OverloadedError):
         while True:
             waiting.append(scorer.submit_texts(tokens, cls_id=1, sep_id=2))
