@@ -22,6 +22,7 @@ from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
 from searchpipe.query import checked_query
 from searchpipe.runner import StageRunner
+from searchpipe.stage_breakers import StageBreakers
 from searchpipe.stages.base import Stage, Work
 from searchpipe.waiting_room import WaitingRoom
 
@@ -57,7 +58,8 @@ class Pipeline:
         gpu: GpuEngines | None = None,
     ) -> None:
         self._config = config or Config()
-        self._runner = StageRunner(stages, self._config.budget.shares, CostModel())
+        breakers = StageBreakers.configured(self._config)
+        self._runner = StageRunner(stages, self._config.budget.shares, CostModel(), breakers)
         self._snapshot = snapshot
         self._gpu = gpu
         self._version = snapshot.version if snapshot is not None else ""
@@ -206,7 +208,7 @@ class Pipeline:
     def describe(self) -> str:
         """The stages as a table: name, what it reads and writes, share of the budget, settings.
 
-        Behind it what runs on the GPU, and why something does not.
+        Behind it what is left out for its failures, what runs on the GPU, and why something does not.
         """
         shares = self._config.budget.shares
         lines = [f"budget {self._config.budget.default_ms:g} ms, {len(self._runner.stages)} stages"]
@@ -216,6 +218,7 @@ class Pipeline:
             flow = f"{', '.join(stage.reads) or '-'} -> {', '.join(stage.writes) or '-'}"
             share = f"{shares[stage.name]:4.0%}" if stage.name in shares else "   -"
             lines.append(f"  {stage.name:<10} {share}  {flow:<34} {stage.describe()}")
+        lines += [f"  breakers   {line}" for line in self.breakers.lines()]
         if self._gpu is not None:
             lines += [f"  gpu        {line}" for line in self._gpu.lines()]
         return "\n".join(lines)
@@ -235,6 +238,11 @@ class Pipeline:
     def costs(self) -> CostModel:
         """What steps have cost so far."""
         return self._runner.costs
+
+    @property
+    def breakers(self) -> StageBreakers:
+        """What leaves failing and slow stages out for a while."""
+        return self._runner.breakers
 
     @property
     def snapshot(self) -> Snapshot | None:
