@@ -19,7 +19,7 @@ from searchpipe.serve.app import create_app
 from searchpipe.serve.service import Served
 from searchpipe.serve.settings import ServeSettings
 
-_SWITCH_S = 0.0005
+_SWITCH_S = 0.001
 """Longest time that a thread of queries keeps the interpreter while the event loop wants it, in seconds.
 
 Python's own 5 ms are a tenth of the default budget, and a request asks for the loop three times: to be

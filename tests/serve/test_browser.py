@@ -20,7 +20,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="needs a browser: chromium and chromedriver in PATH"
+    not (BROWSER and DRIVER), reason="needs chromium and chromedriver in PATH: make browser"
 )
 
 
