@@ -182,7 +182,7 @@ def test_a_log_without_a_search_is_refused(tmp_path: Path, content: str) -> None
 
 
 def test_files_that_are_no_logs(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match="does not exist"):
+    with pytest.raises(LogError, match="no such file"):
         LogReader(tmp_path / "nowhere.jsonl")
     (tmp_path / "log.exe").write_bytes(b"")
     with pytest.raises(LogError, match="format"):
