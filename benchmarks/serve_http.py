@@ -16,6 +16,7 @@ returned, `uvicorn.run`.
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,8 +144,8 @@ SERVERS = {"ours": serve_ours, "plain": serve_plain}
 
 
 @contextmanager
-def running(name: str, busy_ms: float) -> Iterator[int]:
-    """A server process that answers; yields its port."""
+def running(name: str, busy_ms: float) -> Iterator[tuple[int, int]]:
+    """A server process that answers; yields its port and process id."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
     command = [sys.executable, "-m", "benchmarks.serve_http", "--serve", name, str(busy_ms), str(port)]
@@ -160,24 +162,40 @@ def running(name: str, busy_ms: float) -> Iterator[int]:
             if time.monotonic() > end or process.poll() is not None:
                 raise SystemExit(f"the server {name} did not start")
             time.sleep(0.05)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait(30)
 
 
-def closed_loop(port: int, connections: int, seconds: float) -> tuple[float, list[float]]:
-    """Each connection asks one request after the other: requests a second, and seconds of each."""
+def cpu_seconds(pid: int) -> float | None:
+    """What a process has taken of the processors so far; None where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def closed_loop(port: int, connections: int, seconds: float) -> tuple[float, list[float], int]:
+    """Each connection asks one request after the other.
+
+    Returns:
+        Requests a second; seconds of each; how many were asked, with those before the measurement.
+    """
+    warmed = [0] * connections
     times: list[list[float]] = [[] for _ in range(connections)]
     gate = threading.Barrier(connections + 1)
     failures: list[str] = []
 
-    def call(own: list[float]) -> None:
+    def call(number: int) -> None:
+        own = times[number]
         with socket.create_connection(("127.0.0.1", port), 30) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             warm = time.perf_counter() + min(1.0, seconds / 4)
             while time.perf_counter() < warm:
                 _ask(sock)
+                warmed[number] += 1
             gate.wait()
             end = time.perf_counter() + seconds
             while (begin := time.perf_counter()) < end:
@@ -186,7 +204,7 @@ def closed_loop(port: int, connections: int, seconds: float) -> tuple[float, lis
                     return
                 own.append(time.perf_counter() - begin)
 
-    threads = [threading.Thread(target=call, args=(own,)) for own in times]
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(connections)]
     for thread in threads:
         thread.start()
     gate.wait()
@@ -197,7 +215,7 @@ def closed_loop(port: int, connections: int, seconds: float) -> tuple[float, lis
     if failures:
         raise SystemExit(f"{len(failures)} connections got an answer that is {failures[0]}")
     every = [one for own in times for one in own]
-    return len(every) / elapsed, every
+    return len(every) / elapsed, every, len(every) + sum(warmed)
 
 
 def _ask(sock: socket.socket) -> bool:
@@ -242,12 +260,17 @@ def main() -> None:
             )
         report.times(f"{kind}: in process", inside)
         for name in SERVERS:
-            with running(name, busy_ms) as port:
+            with running(name, busy_ms) as (port, pid):
                 for connections in CONNECTIONS:
-                    rate, seconds = closed_loop(port, connections, args.seconds)
+                    begin = cpu_seconds(pid)
+                    rate, seconds, asked = closed_loop(port, connections, args.seconds)
+                    end = cpu_seconds(pid)
                     found = report.times(f"{kind}: {name}, {connections} connections", seconds)
                     report.figure(f"{kind}_{name}_{connections}_per_s", rate, unit="requests/s")
                     report.figure(f"{kind}_{name}_{connections}_p99_ms", 1e3 * found["p99"], unit="ms")
+                    if begin is not None and end is not None:
+                        each = 1e6 * (end - begin) / asked
+                        report.figure(f"{kind}_{name}_{connections}_cpu_us", each, unit="us of the server")
                     if connections == 1:
                         over = 1e6 * (found["p50"] - float(np.median(inside)))
                         report.figure(f"{kind}_{name}_overhead_us", over, unit="us")

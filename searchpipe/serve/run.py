@@ -22,8 +22,8 @@ from searchpipe.serve.settings import ServeSettings
 _SWITCH_S = 0.001
 """Longest time that a thread of queries keeps the interpreter while the event loop wants it, in seconds.
 
-Python's own 5 ms are a tenth of the default budget, and a request asks for the loop three times: to be
-read, to be handed on and to be answered.
+Python's own 5 ms are a tenth of the default budget, and a request needs the loop twice: to be read
+and handed on, and to be answered.
 """
 
 _LOG = logging.getLogger("searchpipe.serve")

@@ -122,7 +122,8 @@ def test_what_was_given_up_is_shown(page: Any) -> None:
     search(page, "shoes")
     shown = texts(page, "#degradations li")
     assert any("deadline" in text for text in shown)
-    assert "degraded" in page.find_element("id", "summary").text
+    assert "late, degraded" in page.find_element("id", "summary").text
+    assert len(page.find_elements("css selector", "#trace line")) == 7  # where the budget ended
 
 
 def test_an_error_of_the_service_is_shown_and_goes_away(page: Any) -> None:
