@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -255,9 +256,8 @@ def main() -> None:
     )
     for kind, busy_ms in (("instant", 0.0), ("busy", BUSY_MS)):
         with pipeline(busy_ms) as direct:
-            inside = measure(
-                lambda direct=direct: direct.search("red running shoes", 10, 5000), rounds=1000, warm_up=100
-            )
+            ask = partial(direct.search, "red running shoes", 10, 5000)
+            inside = measure(ask, rounds=1000, warm_up=100)
         report.times(f"{kind}: in process", inside)
         for name in SERVERS:
             with running(name, busy_ms) as (port, pid):
