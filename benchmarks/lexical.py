@@ -5,7 +5,7 @@
 A generated catalog and the searches of its generated log. Both indexes get the same terms of the same fields
 with the same boosts, and every query in turn; what is measured is from the terms of a query to arrays of
 documents and scores, on one thread. tantivy is written by one thread and merges its segments as it likes; its
-hits become arrays as its users make them. Seconds are those of the clock and, in the figures named ``cpu``, of
+hits become arrays as its users make them. Seconds are those of the clock and, in figures named ``cpu``, of
 the thread, which other load on the machine leaves alone.
 """
 
