@@ -16,7 +16,9 @@ namespace {
 // Fewer postings than this are walked through again instead of all scores of a block.
 constexpr std::size_t kFewPostings = 4096;
 // Looking a document up in a run costs about as much as adding up so many of its postings.
-constexpr std::size_t kLookupPostings = 64;
+constexpr std::size_t kLookupPostings = 32;
+// Lists that together have no more are added up at once: looking for candidates first would cost more.
+constexpr std::size_t kSmallRest = 16384;
 // A smaller weight could vanish in float32, and with it the match.
 constexpr float kLeastWeight = 1e-30f;
 
@@ -109,7 +111,7 @@ class BlockSearch {
       while (added < block_.size() && can_rise(block_[added].rest)) ++added;
       std::size_t left = 0;
       for (std::size_t i = added; i < block_.size(); ++i) left += block_[i].run.size;
-      if (left <= kFewPostings) added = block_.size();
+      if (left <= kSmallRest) added = block_.size();
       for (std::size_t i = 0; i < added; ++i) add(block_[i]);
       all = added == block_.size();
       collect(all ? 0.0 : block_[added].rest);
