@@ -89,7 +89,7 @@ class InstantIndex(GpuIndex):
     """A GPU's index whose device has answered each query before; checks and ends searches as the real one."""
 
     def __init__(self, vectors: Float32, found: Mapping[bytes, tuple[Int64, Float32]]) -> None:
-        self.plan = choose_index(len(vectors), vectors.shape[1], 1 << 40)
+        self.plan = choose_index(len(vectors), vectors.shape[1], 1 << 40, codes="float32")
         self.count, self.dim = vectors.shape
         self.exact = None
         self._vectors = vectors

@@ -7,32 +7,17 @@
 
 #include "core/document_numbers.h"
 #include "core/message.h"
+#include "core/score_order.h"
 
 namespace searchpipe {
 namespace {
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 
-// Unsigned numbers that are ordered as the scores from the largest down, NaN last. -0 and 0 are equal.
-std::uint32_t descending_key(float score) {
-  if (std::isnan(score)) return std::numeric_limits<std::uint32_t>::max();
-  constexpr std::uint32_t kSign = 0x80000000;
-  const auto bits = std::bit_cast<std::uint32_t>(score + 0.0F);  // -0 + 0 is 0
-  const std::uint32_t ascending = (bits & kSign) != 0 ? ~bits : bits | kSign;
-  return ~ascending;
-}
-
 void check_parallel(std::size_t a, std::size_t b, const char* what) {
   if (a != b)
     throw std::invalid_argument(message(what, ": ", a, " and ", b, " values; both must be parallel"));
 }
-
-// Orders by score, then by what breaks ties: one number is quicker to sort by than two.
-std::uint64_t key_of(float score, std::uint32_t tie) {
-  return std::uint64_t{descending_key(score)} << 32 | tie;
-}
-
-std::int32_t tie_of(std::uint64_t key) { return static_cast<std::int32_t>(key & 0xFFFFFFFF); }
 
 template <class T>
 void scale(std::span<const T> column, std::span<float> out) {
@@ -65,8 +50,10 @@ bool all_finite(std::span<const float> values) {
 
 std::vector<std::int32_t> best_first(std::span<const float> scores) {
   std::vector<std::uint64_t> keys(scores.size());
-  for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = key_of(scores[i], static_cast<std::uint32_t>(i));
-  std::sort(keys.begin(), keys.end());
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    keys[i] = order_key(scores[i], static_cast<std::uint32_t>(i));
+  }
+  sort_keys(keys, true);
   std::vector<std::int32_t> order(keys.size());
   std::transform(keys.begin(), keys.end(), order.begin(), tie_of);
   return order;
@@ -75,25 +62,29 @@ std::vector<std::int32_t> best_first(std::span<const float> scores) {
 RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float> scores, std::size_t limit,
                        std::int32_t count) {
   check_parallel(ids.size(), scores.size(), "ids and scores");
-  struct Place {
-    std::uint64_t key;  // score, then document
-    float score;
-  };
-  std::vector<Place> places;
+  // Sorted by document, then stably by score: places, because -0 and NaN are not to be had back from a key.
+  std::vector<std::size_t> places;
   places.reserve(ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] < 0 || ids[i] >= count) continue;
-    places.push_back({key_of(scores[i], static_cast<std::uint32_t>(ids[i])), scores[i]});
+    if (ids[i] >= 0 && ids[i] < count) places.push_back(i);
   }
-  std::stable_sort(places.begin(), places.end(),
-                   [](const Place& a, const Place& b) { return a.key < b.key; });
+  std::vector<std::uint64_t> keys(places.size());
+  std::vector<std::size_t> before;
+  const auto sort_by = [&](auto key_of) {
+    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = std::uint64_t{key_of(places[i])} << 32 | i;
+    sort_keys(keys, true);
+    before = places;
+    for (std::size_t i = 0; i < keys.size(); ++i) places[i] = before[static_cast<std::uint32_t>(keys[i])];
+  };
+  sort_by([&](std::size_t place) { return static_cast<std::uint32_t>(ids[place]); });
+  sort_by([&](std::size_t place) { return descending_key(scores[place]); });
   places.resize(std::min(places.size(), limit));
   RankedDocuments found;
   found.docs.reserve(places.size());
   found.scores.reserve(places.size());
-  for (const Place& place : places) {
-    found.docs.push_back(tie_of(place.key));
-    found.scores.push_back(place.score);
+  for (const std::size_t place : places) {
+    found.docs.push_back(static_cast<std::int32_t>(ids[place]));
+    found.scores.push_back(scores[place]);
   }
   return found;
 }
@@ -129,7 +120,8 @@ Blend blend_opinion(std::span<const float> logits, std::span<const float> odds_a
 
 std::vector<std::int32_t> places_in(std::span<const std::int32_t> docs,
                                     std::span<const std::span<const std::int32_t>> orders) {
-  DocumentNumbers numbers(docs.size());
+  constexpr std::size_t kRoom = 8;  // most documents that are looked up are not there: few should collide
+  DocumentNumbers numbers(kRoom * docs.size());
   std::vector<std::size_t> number_of(docs.size());
   for (std::size_t i = 0; i < docs.size(); ++i) number_of[i] = numbers.number(docs[i]);
   std::vector<std::int32_t> places(orders.size() * docs.size());

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 
 #include "core/document_numbers.h"
 #include "core/message.h"
+#include "core/score_order.h"
 
 namespace searchpipe {
 namespace {
@@ -60,14 +60,15 @@ class Fusion {
       scores[i] = static_cast<float>(sum);
     }
     // Numbers are given by first list and place, so they break ties as promised.
-    std::vector<std::size_t> order(scores.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    const std::size_t kept =
-        limit == 0 ? order.size() : std::min(order.size(), static_cast<std::size_t>(limit));
-    std::partial_sort(
-        order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept), order.end(),
-        [&](std::size_t a, std::size_t b) { return scores[a] != scores[b] ? scores[a] > scores[b] : a < b; });
-    order.resize(kept);
+    std::vector<std::uint64_t> keys(scores.size());
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      keys[i] = order_key(scores[i], static_cast<std::uint32_t>(i));
+    }
+    sort_keys(keys, true);
+    if (limit != 0) keys.resize(std::min(keys.size(), static_cast<std::size_t>(limit)));
+    std::vector<std::size_t> order(keys.size());
+    std::transform(keys.begin(), keys.end(), order.begin(),
+                   [](std::uint64_t key) { return static_cast<std::size_t>(tie_of(key)); });
     return {std::move(order), std::move(scores)};
   }
 

@@ -75,7 +75,7 @@ class BlobStore:
         if self._ends[0] != 0 or self._ends[-1] != len(self._bytes):
             raise ValueError(f"{blob} does not end where its table of ends says")
         # Slices of a memoryview cost a tenth of an array's.
-        self._view = memoryview(self._bytes)
+        self._view = memoryview(self._bytes.data)
         self.count = count
 
     def __len__(self) -> int:

@@ -87,7 +87,7 @@ class Score:
         self._weight = weight
         self._temperature = temperature
         self._model = model
-        places = np.clip(1.0 - np.arange(depth, dtype=np.float32) / depth, 0.0, 1.0)
+        places: Float32 = np.clip(1.0 - np.arange(depth, dtype=np.float32) / depth, 0.0, 1.0)
         self._prior: Float32 = (1.0 - weight) * places
 
     def run(self, work: Work) -> None:

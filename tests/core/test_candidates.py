@@ -73,7 +73,8 @@ def test_blending_is_bit_for_bit_that_of_numpy(
     if not scored.any():
         return
     n, m = len(logits) + behind, len(logits)
-    odds = np.exp(-np.clip(logits / np.float32(temperature), -30.0, 30.0))
+    with np.errstate(over="ignore"):
+        odds = np.exp(-np.clip(logits / np.float32(temperature), -30.0, 30.0))
     prior = (1.0 - weight) * np.clip(1.0 - np.arange(m, dtype=np.float32) / 60, 0.0, 1.0)
     blended = np.full(n, np.inf, np.float32)
     blended[:m][scored] = (weight * (1.0 / (1.0 + odds)) + prior)[scored]
