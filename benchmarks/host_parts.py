@@ -103,6 +103,8 @@ class InstantIndex(GpuIndex):
         assert mask is None
         assert not probes
         found = [self._found[query.tobytes()] for query in queries]
+        if len(found) == 1:
+            return found[0][0][None, :k], found[0][1][None, :k]
         return np.stack([ids[:k] for ids, _ in found]), np.stack([scores[:k] for _, scores in found])
 
     def close(self) -> None:
