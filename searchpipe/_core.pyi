@@ -111,6 +111,9 @@ class PairPacker:
     def layout(
         self, query: NDArray[np.int32], store: TokenStore, docs: NDArray[np.int32]
     ) -> PackedLayout: ...
+    def lengths(
+        self, query: NDArray[np.int32], store: TokenStore, docs: NDArray[np.int32]
+    ) -> NDArray[np.int32]: ...
     def pack(
         self,
         query: NDArray[np.int32],
@@ -152,6 +155,35 @@ def fuse_scores(
     normalize: Literal["minmax", "zscore", "none"] = "minmax",
     limit: int = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
+def fuse_columns(
+    lists: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]],
+    *,
+    weights: Sequence[float] | None = None,
+    method: Literal["rrf", "minmax", "zscore", "none"] = "rrf",
+    k: float = 60.0,
+) -> tuple[NDArray[np.int32], NDArray[np.float32], list[NDArray[np.float32]]]: ...
+def all_finite(values: NDArray[Any]) -> bool: ...
+def best_first(scores: NDArray[np.float32]) -> NDArray[np.int32]: ...
+def ranked(
+    ids: NDArray[np.int64], scores: NDArray[np.float32], *, limit: int, count: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
+def scale_to_unit(column: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float32]: ...
+def blend_opinion(
+    logits: NDArray[np.float32],
+    odds_against: NDArray[np.float32],
+    prior: NDArray[np.float32],
+    *,
+    weight: float,
+    count: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]: ...
+def places_in(docs: NDArray[np.int32], orders: Sequence[NDArray[np.int32]]) -> list[list[int]]: ...
+def take(
+    docs: NDArray[np.int32],
+    columns: Sequence[NDArray[np.float32]],
+    rows: NDArray[np.int32],
+    *,
+    rest: bool = False,
+) -> tuple[NDArray[np.int32], list[NDArray[np.float32]]]: ...
 
 @final
 class Histogram:
@@ -435,6 +467,11 @@ def cut_into_batches(
     exact_shape: bool = False,
     longest_row: int = 0,
 ) -> list[tuple[int, int, int, int]]: ...
+
+@final
+class RequestCost:
+    def __init__(self, executor: Executor) -> None: ...
+    def seconds(self, lengths: NDArray[np.int32]) -> float: ...
 
 @final
 class Ticket:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Array, Float32, Int32
 
 
@@ -26,9 +27,19 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.docs)
 
-    def take(self, rows: Array) -> Candidates:
-        """The candidates at ``rows`` (int ``(m,)`` or bool ``(n,)``), in that order."""
-        return Candidates(self.docs[rows], {name: column[rows] for name, column in self.scores.items()})
+    def take(self, rows: Array, *, rest: bool = False) -> Candidates:
+        """The candidates at ``rows`` (int ``(m,)`` or bool ``(n,)``), in that order.
+
+        ``rest``: behind them all the others, in the order they had.
+
+        Raises:
+            IndexError: a row that does not exist.
+            ValueError: with ``rest``, a row that is there twice.
+        """
+        if rows.dtype != np.int32:
+            rows = (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int32)
+        docs, columns = _core.take(self.docs, list(self.scores.values()), rows, rest=rest)
+        return Candidates(docs, dict(zip(self.scores, columns, strict=True)))
 
     @classmethod
     def empty(cls) -> Candidates:

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 from searchpipe.deadline import Clock
 
@@ -61,7 +62,9 @@ class CostModel:
             return
         key = _key(size)
         with self._lock:
-            buckets = self._stages.setdefault(stage, {})
+            buckets = self._stages.get(stage)
+            if buckets is None:
+                buckets = self._stages[stage] = {}
             bucket = buckets.get(key)
             if bucket is None:
                 # One sample says nothing of the spread: assume a quarter.
@@ -138,5 +141,6 @@ def _nearest(buckets: dict[int, _Bucket], key: int) -> _Bucket:
     return found if found is not None else buckets[min(buckets, key=lambda k: (abs(k - key), -k))]
 
 
+@lru_cache(maxsize=4096)
 def _key(size: float) -> int:
     return round(2 * math.log2(max(size, 1e-9)))

@@ -72,7 +72,7 @@ class Deadline:
 
     def remaining(self) -> float:
         """Seconds left; negative once late, ``inf`` without a limit."""
-        return self.budget_s - self.elapsed()
+        return self.budget_s - (self._clock() - self.start)
 
     @property
     def unlimited(self) -> bool:

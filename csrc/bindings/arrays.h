@@ -29,13 +29,13 @@ struct InputVector {
 template <class T>
 InputVector<T> input_vector(pybind11::handle object, const std::string& name) {
   namespace py = pybind11;
-  const std::string wanted = dtype_name<T>();
   if (!py::isinstance<py::array>(object)) {
     throw py::type_error(name + " is of type " +
                          std::string(py::str(py::type::handle_of(object).attr("__name__"))) +
-                         "; pass a NumPy array: np.asarray(" + name + ", np." + wanted + ")");
+                         "; pass a NumPy array: np.asarray(" + name + ", np." + dtype_name<T>() + ")");
   }
   if (!py::isinstance<py::array_t<T>>(object)) {
+    const std::string wanted = dtype_name<T>();
     throw py::type_error(name + " has dtype " + std::string(py::str(object.attr("dtype"))) + ", not " +
                          wanted + "; pass " + name + ".astype(np." + wanted + ")");
   }
@@ -44,9 +44,19 @@ InputVector<T> input_vector(pybind11::handle object, const std::string& name) {
     throw py::value_error(name + " has " + std::to_string(array.ndim()) + " dimensions, not 1; pass " + name +
                           ".ravel() or one row of it");
   }
+  constexpr int kLayout = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+  if ((array.flags() & kLayout) == kLayout) {
+    return {py::reinterpret_borrow<py::array_t<T, py::array::c_style>>(object)};
+  }
   auto contiguous = py::array_t<T, py::array::c_style>::ensure(array);
   if (!contiguous) throw py::error_already_set();
   return {std::move(contiguous)};
+}
+
+// A new 1-D array to be filled.
+template <class T>
+pybind11::array_t<T> new_array(std::size_t size) {
+  return pybind11::array_t<T>(static_cast<pybind11::ssize_t>(size));
 }
 
 // Moves a vector into a 1-D array without a copy.

@@ -2,7 +2,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstddef>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -36,6 +38,18 @@ class GilFunction {
 
  private:
   std::shared_ptr<pybind11::function> function_;
+};
+
+// Releases the GIL while it lives, if the work of `size` is worth it: a thread that wants it back may have to
+// wait for a whole switch interval (5 ms) of another one.
+class ReleaseIfLong {
+ public:
+  ReleaseIfLong(std::size_t size, std::size_t worth_it) {
+    if (size >= worth_it) release_.emplace();
+  }
+
+ private:
+  std::optional<pybind11::gil_scoped_release> release_;
 };
 
 // Destroys with the GIL released: for objects that join threads which may want it, and for device memory,

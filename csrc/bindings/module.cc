@@ -9,8 +9,10 @@ PYBIND11_MODULE(_core, m) {
   register_batch_planner(m);
   register_diversity(m);
   register_fusion(m);
+  register_candidates(m);
   register_histogram(m);
   register_device(m);
   register_engine(m);
+  register_request_cost(m);
   register_scorer(m);
 }

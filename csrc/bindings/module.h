@@ -11,9 +11,11 @@ void register_pair_packer(pybind11::module_& m);
 void register_batch_planner(pybind11::module_& m);
 void register_diversity(pybind11::module_& m);
 void register_fusion(pybind11::module_& m);
+void register_candidates(pybind11::module_& m);
 void register_histogram(pybind11::module_& m);
 void register_device(pybind11::module_& m);
-void register_engine(pybind11::module_& m);  // after register_device
-void register_scorer(pybind11::module_& m);  // after register_engine
+void register_engine(pybind11::module_& m);        // after register_device
+void register_request_cost(pybind11::module_& m);  // after register_engine
+void register_scorer(pybind11::module_& m);        // after register_engine
 
 }  // namespace searchpipe::bindings

@@ -1,46 +1,16 @@
 #include "core/fusion.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 
+#include "core/document_numbers.h"
 #include "core/message.h"
+#include "core/score_order.h"
 
 namespace searchpipe {
 namespace {
-
-// Numbers documents in the order of their first appearance: a hash table with linear probing, at most half
-// full.
-class DocumentNumbers {
- public:
-  explicit DocumentNumbers(std::size_t most)
-      : slots_(std::bit_ceil(std::max<std::size_t>(2 * most, 2)), kFree) {
-    docs_.reserve(most);
-  }
-
-  std::size_t number(std::int32_t doc) {
-    const std::size_t mask = slots_.size() - 1;
-    // Fibonacci hashing: the high bits of the product are well mixed.
-    std::size_t slot = (static_cast<std::uint64_t>(doc) * 0x9E3779B97F4A7C15 >> 32) & mask;
-    while (slots_[slot] != kFree && docs_[slots_[slot]] != doc) slot = (slot + 1) & mask;
-    if (slots_[slot] == kFree) {
-      slots_[slot] = docs_.size();
-      docs_.push_back(doc);
-    }
-    return slots_[slot];
-  }
-
-  const std::vector<std::int32_t>& docs() const { return docs_; }
-
- private:
-  static constexpr std::size_t kFree = std::numeric_limits<std::size_t>::max();
-
-  std::vector<std::size_t> slots_;
-  std::vector<std::int32_t> docs_;
-};
 
 // Adds up contributions list by list.
 class Fusion {
@@ -71,7 +41,13 @@ class Fusion {
 
   void add_to_all(std::size_t list, double value) { base_ += weight(list) * value; }
 
-  FusedList best(std::int64_t limit) const {
+  // Numbers of the best documents, best first, and the scores of all by number.
+  struct Order {
+    std::vector<std::size_t> numbers;
+    std::vector<float> scores;
+  };
+
+  Order order(std::int64_t limit) const {
     std::vector<float> scores(sums_.size());
     for (std::size_t i = 0; i < scores.size(); ++i) {
       const double sum = base_ + sums_[i];
@@ -84,21 +60,45 @@ class Fusion {
       scores[i] = static_cast<float>(sum);
     }
     // Numbers are given by first list and place, so they break ties as promised.
-    std::vector<std::size_t> order(scores.size());
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    const std::size_t kept =
-        limit == 0 ? order.size() : std::min(order.size(), static_cast<std::size_t>(limit));
-    std::partial_sort(
-        order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept), order.end(),
-        [&](std::size_t a, std::size_t b) { return scores[a] != scores[b] ? scores[a] > scores[b] : a < b; });
+    std::vector<std::uint64_t> keys(scores.size());
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      keys[i] = order_key(scores[i], static_cast<std::uint32_t>(i));
+    }
+    sort_keys(keys, true);
+    if (limit != 0) keys.resize(std::min(keys.size(), static_cast<std::size_t>(limit)));
+    std::vector<std::size_t> order(keys.size());
+    std::transform(keys.begin(), keys.end(), order.begin(),
+                   [](std::uint64_t key) { return static_cast<std::size_t>(tie_of(key)); });
+    return {std::move(order), std::move(scores)};
+  }
+
+  FusedList list(const Order& order) const {
     FusedList fused;
-    fused.docs.reserve(kept);
-    fused.scores.reserve(kept);
-    for (std::size_t i = 0; i < kept; ++i) {
-      fused.docs.push_back(numbers_.docs()[order[i]]);
-      fused.scores.push_back(scores[order[i]]);
+    fused.docs.reserve(order.numbers.size());
+    fused.scores.reserve(order.numbers.size());
+    for (const std::size_t number : order.numbers) {
+      fused.docs.push_back(numbers_.docs()[number]);
+      fused.scores.push_back(order.scores[number]);
     }
     return fused;
+  }
+
+  FusedList best(std::int64_t limit) const { return list(order(limit)); }
+
+  // What each list itself gave the documents of `order`, row by row.
+  std::vector<float> columns(std::span<const ScoredList> lists, const Order& order) const {
+    std::vector<std::size_t> place_of(order.scores.size(), kRepeated);
+    for (std::size_t place = 0; place < order.numbers.size(); ++place) place_of[order.numbers[place]] = place;
+    const std::size_t width = order.numbers.size();
+    std::vector<float> columns(lists.size() * width, std::numeric_limits<float>::quiet_NaN());
+    for (std::size_t i = 0; i < lists.size(); ++i) {
+      // From the last place to the first, because the first one counts.
+      for (std::size_t place = lists[i].docs.size(); place-- > 0;) {
+        const std::size_t at = place_of[numbers_.find(lists[i].docs[place])];
+        if (at != kRepeated) columns[i * width + at] = lists[i].scores[place];
+      }
+    }
+    return columns;
   }
 
   static constexpr std::size_t kRepeated = std::numeric_limits<std::size_t>::max();
@@ -156,54 +156,83 @@ double normalize(std::vector<Place>& places, Normalization normalization) {
   return lowest;
 }
 
+void add_ranks(Fusion& fusion, std::size_t list, std::span<const std::int32_t> docs, double k) {
+  for (std::size_t place = 0; place < docs.size(); ++place) {
+    const std::size_t number = fusion.enter(list, place, docs[place]);
+    if (number != Fusion::kRepeated) fusion.add(list, number, 1.0 / (k + static_cast<double>(place + 1)));
+  }
+}
+
+void add_scores(Fusion& fusion, std::size_t i, const ScoredList& list, Normalization normalization) {
+  std::vector<Place> places;
+  places.reserve(list.docs.size());
+  for (std::size_t place = 0; place < list.docs.size(); ++place) {
+    if (!std::isfinite(list.scores[place])) {
+      throw std::invalid_argument(message("list ", i, " has score ", list.scores[place], " for document ",
+                                          list.docs[place], "; scores must be finite: drop such documents"));
+    }
+    const std::size_t number = fusion.enter(i, place, list.docs[place]);
+    if (number != Fusion::kRepeated) places.push_back({number, list.scores[place]});
+  }
+  const double elsewhere = normalize(places, normalization);
+  fusion.add_to_all(i, elsewhere);
+  for (const Place& place : places) fusion.add(i, place.number, place.score - elsewhere);
+}
+
+void check_k(double k) {
+  if (!std::isfinite(k) || k < 0) {
+    throw std::invalid_argument(message("k is ", k, "; it must be finite and not negative (60 is usual)"));
+  }
+}
+
+// Documents of all lists together, repeated ones counted again.
+std::size_t check_lengths(std::span<const ScoredList> lists) {
+  std::size_t most = 0;
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    if (lists[i].docs.size() != lists[i].scores.size()) {
+      throw std::invalid_argument(message("list ", i, " has ", lists[i].docs.size(), " documents and ",
+                                          lists[i].scores.size(), " scores; pass one score for each"));
+    }
+    most += lists[i].docs.size();
+  }
+  return most;
+}
+
 }  // namespace
 
 FusedList reciprocal_rank_fusion(std::span<const std::span<const std::int32_t>> lists,
                                  std::span<const double> weights, double k, std::int64_t limit) {
   check_arguments(lists.size(), weights, limit);
-  if (!std::isfinite(k) || k < 0) {
-    throw std::invalid_argument(message("k is ", k, "; it must be finite and not negative (60 is usual)"));
-  }
+  check_k(k);
   std::size_t most = 0;
   for (const auto& list : lists) most += list.size();
   Fusion fusion(most, weights);
-  for (std::size_t list = 0; list < lists.size(); ++list) {
-    for (std::size_t place = 0; place < lists[list].size(); ++place) {
-      const std::size_t number = fusion.enter(list, place, lists[list][place]);
-      if (number != Fusion::kRepeated) fusion.add(list, number, 1.0 / (k + static_cast<double>(place + 1)));
-    }
-  }
+  for (std::size_t list = 0; list < lists.size(); ++list) add_ranks(fusion, list, lists[list], k);
   return fusion.best(limit);
 }
 
 FusedList fuse_scores(std::span<const ScoredList> lists, std::span<const double> weights,
                       Normalization normalization, std::int64_t limit) {
   check_arguments(lists.size(), weights, limit);
-  std::size_t most = 0;
-  for (const ScoredList& list : lists) most += list.docs.size();
-  Fusion fusion(most, weights);
-  std::vector<Place> places;
-  for (std::size_t i = 0; i < lists.size(); ++i) {
-    const ScoredList& list = lists[i];
-    if (list.docs.size() != list.scores.size()) {
-      throw std::invalid_argument(message("list ", i, " has ", list.docs.size(), " documents and ",
-                                          list.scores.size(), " scores; pass one score for each"));
-    }
-    places.clear();
-    for (std::size_t place = 0; place < list.docs.size(); ++place) {
-      if (!std::isfinite(list.scores[place])) {
-        throw std::invalid_argument(message("list ", i, " has score ", list.scores[place], " for document ",
-                                            list.docs[place],
-                                            "; scores must be finite: drop such documents"));
-      }
-      const std::size_t number = fusion.enter(i, place, list.docs[place]);
-      if (number != Fusion::kRepeated) places.push_back({number, list.scores[place]});
-    }
-    const double elsewhere = normalize(places, normalization);
-    fusion.add_to_all(i, elsewhere);
-    for (const Place& place : places) fusion.add(i, place.number, place.score - elsewhere);
-  }
+  Fusion fusion(check_lengths(lists), weights);
+  for (std::size_t i = 0; i < lists.size(); ++i) add_scores(fusion, i, lists[i], normalization);
   return fusion.best(limit);
+}
+
+FusedColumns fuse_with_columns(std::span<const ScoredList> lists, std::span<const double> weights,
+                               const FusionRule& rule) {
+  check_arguments(lists.size(), weights, 0);
+  if (rule.by_rank) check_k(rule.k);
+  Fusion fusion(check_lengths(lists), weights);
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    if (rule.by_rank) {
+      add_ranks(fusion, i, lists[i].docs, rule.k);
+    } else {
+      add_scores(fusion, i, lists[i], rule.normalization);
+    }
+  }
+  const Fusion::Order order = fusion.order(0);
+  return {fusion.list(order), fusion.columns(lists, order)};
 }
 
 }  // namespace searchpipe

@@ -39,4 +39,21 @@ struct ScoredList {
 FusedList fuse_scores(std::span<const ScoredList> lists, std::span<const double> weights,
                       Normalization normalization, std::int64_t limit);
 
+// How lists are fused: by ranks as reciprocal_rank_fusion does with `k`, or by scores as fuse_scores does.
+struct FusionRule {
+  bool by_rank = true;
+  double k = 60.0;
+  Normalization normalization = Normalization::kMinMax;
+};
+
+struct FusedColumns {
+  FusedList fused;
+  // The score that each list itself gave each document of `fused`, list by list; NaN where it has none.
+  std::vector<float> columns;
+};
+
+// All documents fused, and beside them the scores that went in. By ranks, scores may be anything.
+FusedColumns fuse_with_columns(std::span<const ScoredList> lists, std::span<const double> weights,
+                               const FusionRule& rule);
+
 }  // namespace searchpipe

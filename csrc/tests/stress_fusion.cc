@@ -49,6 +49,15 @@ void fuse_at_random(std::mt19937& random) {
   for (std::size_t i = 0; i < fused.docs.size(); ++i) {
     CHECK(std::abs(fused.scores[i] - expected.at(fused.docs[i])) < 1e-7);
   }
+  const searchpipe::FusedColumns beside = searchpipe::fuse_with_columns(scored, {}, {});
+  CHECK(beside.fused.docs == fused.docs);
+  CHECK(beside.fused.scores == fused.scores);
+  CHECK(beside.columns.size() == lists.size() * fused.docs.size());
+  std::size_t known = 0;
+  for (const float score : beside.columns) known += std::isnan(score) ? 0 : 1;
+  std::size_t given = 0;
+  for (const Docs& list : lists) given += list.size();
+  CHECK(known == given);
   const auto limit = static_cast<std::int64_t>(1 + random() % 50);
   const FusedList best = searchpipe::reciprocal_rank_fusion(spans, {}, 60.0, limit);
   CHECK(best.docs.size() == std::min(expected.size(), static_cast<std::size_t>(limit)));

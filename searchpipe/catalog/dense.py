@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from searchpipe.arrays import Bool, Float32, Int32
-from searchpipe.catalog.exact import exact_search, ranked
+from searchpipe import _core
+from searchpipe.arrays import Bool, Float32, Int32, Int64
+from searchpipe.catalog.exact import exact_search
 from searchpipe.catalog.optional import require
 from searchpipe.catalog.settings import DenseKind
 from searchpipe.catalog.storage import open_array
@@ -90,7 +91,7 @@ class DenseIndex:
         if len(docs) < k:
             # The graph or the lists read did not hold enough allowed documents.
             return exact_search(self.vectors, query, k, mask)
-        return ranked(docs, self.vectors[docs] @ query)
+        return _core.ranked(docs, self.vectors[docs] @ query, limit=k, count=self.count)
 
     def to_faiss(self) -> Any:
         """Return a FAISS CPU index of all vectors, for example to be copied to a GPU.
@@ -104,7 +105,7 @@ class DenseIndex:
         index.add(self.vectors)
         return index
 
-    def _approximate(self, query: Float32, k: int, mask: Bool | None, scarcity: float) -> Int32:
+    def _approximate(self, query: Float32, k: int, mask: Bool | None, scarcity: float) -> Int64:
         faiss = require("faiss", "cpu")
         wanted: dict[str, Any] = {}
         if mask is not None:
@@ -117,5 +118,5 @@ class DenseIndex:
             probes = min(int(self.info.ivf_probes * scarcity), self.info.ivf_lists, _MOST_EFFORT)
             parameters = faiss.SearchParametersIVF(nprobe=max(1, probes), **wanted)
         _, found = self._index.search(query[None, :], k, params=parameters)
-        docs: Int32 = found[0][found[0] >= 0].astype(np.int32)
+        docs: Int64 = found[0][found[0] >= 0]
         return docs

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.catalog.optional import require
 
@@ -43,11 +42,4 @@ def exact_search(vectors: Float32, query: Float32, k: int, mask: Bool | None = N
         faiss.swig_ptr(docs),
         selector,
     )
-    found = docs >= 0
-    return ranked(docs[found], scores[found])
-
-
-def ranked(docs: Any, scores: Float32) -> tuple[Int32, Float32]:
-    """Put the best score first, equal scores by ordinal."""
-    order = np.lexsort((docs, -scores))
-    return docs[order].astype(np.int32), scores[order]
+    return _core.ranked(docs, scores, limit=k, count=len(vectors))

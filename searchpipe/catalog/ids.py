@@ -48,7 +48,7 @@ class IdTable:
 
     def ids(self, docs: Any) -> list[str]:
         """Return the ids of ``docs`` (int ``(n,)``). Raises IndexError for an ordinal that does not exist."""
-        return [self._blobs[doc].decode() for doc in np.asarray(docs).tolist()]
+        return [found.decode() for found in self._blobs.many(docs)]
 
     def ordinal(self, product_id: str) -> int | None:
         """Return the ordinal of ``product_id``, or None."""

@@ -117,8 +117,7 @@ class Snapshot:
 
     def fields(self, docs: Array) -> list[dict[str, Any]]:
         """Return the display fields of ``docs``. Raises IndexError for an ordinal outside."""
-        store = self._open_parts.fields
-        return [msgspec.json.decode(store[doc]) for doc in np.asarray(docs).tolist()]
+        return [msgspec.json.decode(found) for found in self._open_parts.fields.many(docs)]
 
     def vectors(self, docs: Array) -> Float32:
         """Return the vectors of ``docs``, copied: float32 ``(n, dim)``; IndexError for an ordinal outside."""

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Bool, Float32, Int32, Int64
-from searchpipe.catalog.exact import exact_search, ranked
+from searchpipe.catalog.exact import exact_search
 from searchpipe.catalog.optional import require
 from searchpipe.device import nvtx
 from searchpipe.device.plan import MIB
@@ -185,7 +186,7 @@ class GpuIndex:
                 f"The query vector is {vector.dtype} {tuple(vector.shape)}; float32 ({self.dim},) is needed.",
                 cure="Encode queries with the model that the snapshot was built with.",
             )
-        if not on_device(vector) and not np.isfinite(vector).all():
+        if not on_device(vector) and not _core.all_finite(vector):
             raise QueryError("The query vector holds NaN or infinity.")
         if mask is not None and mask.shape != (self.count,):
             raise QueryError(f"The mask has {mask.size} entries, the index {self.count} documents.")
@@ -210,12 +211,11 @@ class GpuIndex:
         query = self._on_host(lookup.vector)
         if not found.complete:
             return exact_search(self._vectors, query, lookup.k, lookup.mask)
-        valid = (found.ids >= 0) & (found.ids < self.count)
-        ids, scores = found.ids[valid], found.scores[valid]
+        ids, scores = found.ids, found.scores
         if not self.plan.exact_scores:
+            ids = ids[(ids >= 0) & (ids < self.count)]
             scores = self._vectors[ids] @ query
-        docs, scores = ranked(ids, scores)
-        return docs[: lookup.k], scores[: lookup.k]
+        return _core.ranked(ids, scores, limit=lookup.k, count=self.count)
 
     def close(self) -> None:
         """Free the device memory. Idempotent; no search may be running."""
@@ -282,8 +282,9 @@ class GpuIndex:
         return None, bits
 
     def _stack(self, vectors: list[Any]) -> Any:
-        if len(vectors) == 1 and on_device(vectors[0]):
-            return _OneRow(vectors[0], self.dim)
+        if len(vectors) == 1:
+            one = vectors[0]
+            return _OneRow(one, self.dim) if on_device(one) else self._on_host(one)[None, :]
         # One copy of all is quicker than a kernel for each.
         if all(on_device(vector) and host_copy(vector) is None for vector in vectors):
             return self._stack_on_device(vectors)

@@ -7,11 +7,12 @@ import atexit
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Float32
 from searchpipe.breaker import BreakerPolicy, CircuitBreaker
 from searchpipe.deadline import ANSWERING, Clock
@@ -27,12 +28,9 @@ from searchpipe.runtime.chain_keeper import ChainKeeper
 from searchpipe.runtime.forecast import Forecaster
 from searchpipe.runtime.links import Link, LinkState, Live, Opened
 
-if TYPE_CHECKING:
-    from searchpipe import _core
-
 __all__ = ["EngineChain", "Link", "LinkState", "Opened", "Submit"]
 
-Submit = Callable[["_core.Scorer"], "_core.Ticket"]
+Submit = Callable[[_core.Scorer], _core.Ticket]
 
 _SLOW = 20.0
 """Times what a request was expected to take, its queue included: below that the next engine is no faster."""
@@ -41,8 +39,7 @@ _STALL_S = 2.0
 """Without any result for so long, while requests ran out of their time, an engine hangs."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Request(NamedTuple):
     live: Live
     given: int  # the breaker's pass
     ticket: _core.Ticket
@@ -304,10 +301,9 @@ class EngineChain:
 
 def _mostly_bad(scores: Float32, ticket: _core.Ticket) -> bool:
     """Whether at least half of the rows that were computed hold something that is no finite number."""
-    finite = np.isfinite(scores)
-    if finite.all():
+    if _core.all_finite(scores):
         return False
-    bad = int(np.count_nonzero(~finite.reshape(ticket.rows, -1).all(axis=1)))
+    bad = int(np.count_nonzero(~np.isfinite(scores).reshape(ticket.rows, -1).all(axis=1)))
     late = ticket.rows - ticket.scored  # NaN as they should be
     return ticket.scored > 0 and 2 * (bad - late) >= ticket.scored
 

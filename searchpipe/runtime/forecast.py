@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
 
 from searchpipe.arrays import Int32
 
@@ -28,7 +25,7 @@ class Forecast(NamedTuple):
 class Forecaster:
     """Predicts requests of one engine, and knows what it has been given and not finished.
 
-    The work is cut into batches as the scorer cuts it (:func:`searchpipe._core.cut_into_batches`), each of
+    The work is cut into batches as the scorer cuts it (:class:`searchpipe._core.RequestCost`), each of
     which costs what its bucket was measured to cost when it was prepared. What others have
     asked for counts in full, although a part of it may be done already and merged batches
     cost less than single ones: a forecast that is too long gives up a candidate, one that is
@@ -39,48 +36,51 @@ class Forecaster:
     """
 
     def __init__(self, executor: _core.Executor) -> None:
-        self._buckets = executor.buckets
-        self._costs = executor.costs
-        # Buckets of packed rows tell the tokens of all rows together.
-        packed, self._longest = executor.packed, executor.longest_row
-        self._longest_packed = self._longest if packed else 0
-        self._seconds = {
+        from searchpipe import _core
+
+        self._cost = _core.RequestCost(executor)
+        buckets, longest = executor.buckets, executor.longest_row
+        seconds = {
             bucket: (fixed + per_token * bucket[0] * bucket[1]) / 1e3
-            for bucket, (fixed, per_token) in zip(self._buckets, self._costs, strict=True)
+            for bucket, (fixed, per_token) in zip(buckets, executor.costs, strict=True)
         }
+        # Buckets of packed rows tell the tokens of all rows together.
         # A row of unknown length is taken to be as long as they come.
-        rows_of = {b: b[1] // self._longest if packed else b[0] for b in self._buckets}
-        self._row_s = min(
-            self._seconds[b] / rows for b, rows in rows_of.items() if rows and b[1] >= self._longest
-        )
+        rows_of = {b: b[1] // longest if executor.packed else b[0] for b in buckets}
+        self._row_s = min(seconds[b] / rows for b, rows in rows_of.items() if rows and b[1] >= longest)
+        self._largest_s = max(seconds.values())
         self._lock = threading.Lock()
         self._given_s = 0.0
 
     def predict(self, lengths: Int32) -> Forecast:
         """Forecast a request of rows with these ``lengths`` in tokens, int32 ``(n,)``, made now."""
-        from searchpipe import _core
-
-        clipped = np.minimum(lengths, self._longest)
-        ordered: list[int] = np.sort(clipped)[::-1].tolist()
-        batches = _core.cut_into_batches(
-            ordered, self._buckets, self._costs, longest_row=self._longest_packed
-        )
-        run_s = sum(self._seconds[rows, tokens] for _, _, rows, tokens in batches)
-        return Forecast(self._given_s, run_s + _HANDOVER_S)
+        return Forecast(self._given_s, self._cost.seconds(lengths) + _HANDOVER_S)
 
     def expected_s(self, rows: int) -> float:
         """Cautious seconds for a request of ``rows`` made now, behind what was given before and one batch."""
-        return max(self._given_s, rows * self._row_s) + max(self._seconds.values()) + _HANDOVER_S
+        return max(self._given_s, rows * self._row_s) + self._largest_s + _HANDOVER_S
 
-    @contextmanager
-    def running(self, rows: int) -> Iterator[None]:
-        """Count ``rows`` as given to the engine while the body waits for them."""
-        seconds = rows * self._row_s
+    def running(self, rows: int) -> _Running:
+        """Count ``rows`` as given to the engine while the body of a ``with`` waits for them."""
+        return _Running(self, rows * self._row_s)
+
+    def _add(self, seconds: float) -> None:
         with self._lock:
-            self._given_s += seconds
-        try:
-            yield
-        finally:
-            with self._lock:
-                # Never below zero by rounding.
-                self._given_s = max(0.0, self._given_s - seconds)
+            # Never below zero by rounding.
+            self._given_s = max(0.0, self._given_s + seconds)
+
+
+class _Running:
+    __slots__ = ("_forecaster", "_seconds")
+
+    def __init__(self, forecaster: Forecaster, seconds: float) -> None:
+        self._forecaster = forecaster
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._forecaster._add(self._seconds)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._forecaster._add(-self._seconds)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from searchpipe.arrays import Float32, Int32
 from searchpipe.errors import ModelError
 from searchpipe.models.settings import LocalModel
@@ -60,10 +58,7 @@ class ChainPairScorer:
 
     def lengths(self, query_ids: Int32, store: _core.TokenStore, docs: Int32) -> Int32:
         """Tokens of each pair's row, int32 ``(n,)``. Raises IndexError for a document outside the store."""
-        layout = self._packer.layout(query_ids, store, docs)
-        lengths = np.empty(layout.rows, np.int32)
-        lengths[layout.permutation] = layout.lengths
-        return lengths
+        return self._packer.lengths(query_ids, store, docs)
 
     def score(
         self,

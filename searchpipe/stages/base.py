@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from searchpipe.page import Degradation, Hit
@@ -107,8 +108,7 @@ class Work:
         """Record that the running stage gave something up; ``reason`` is one of ``deadline.REASONS``."""
         self.degradations.append(Degradation(self.stage, reason, given_up, min(1.0, max(0.0, amount))))
 
-    @contextmanager
-    def step(self, kind: str, size: float, *, optional: bool | None = None) -> Iterator[None]:
+    def step(self, kind: str, size: float, *, optional: bool | None = None) -> _Step:
         """Time one uninterruptible piece of work of ``size``, for the trace and the cost model.
 
         ``optional`` says whether an answer could do without it; by default, whether the
@@ -117,13 +117,7 @@ class Work:
         Raises:
             QueryCancelled: before it starts, if the caller has left.
         """
-        self.deadline.check_cancelled()
-        choice = not self.essential if optional is None else optional
-        begin = self.mark(choice=choice)
-        try:
-            yield
-        finally:
-            self.costs.observe(kind, size, self.mark() - begin)
+        return _Step(self, kind, size, not self.essential if optional is None else optional)
 
     def mark(self, *, choice: bool = False) -> float:
         """End one uninterruptible stretch of work and begin the next; returns the time in seconds.
@@ -133,7 +127,8 @@ class Work:
         new stretch then, and makes the answer later than it had to be.
         """
         now = time.perf_counter()
-        self.longest_step_s = max(self.longest_step_s, now - self.marked)
+        if now - self.marked > self.longest_step_s:
+            self.longest_step_s = now - self.marked
         if choice or self.deadline.remaining() > 0:
             self.marked = now
         return now
@@ -148,6 +143,28 @@ class Work:
             waited = min(time.perf_counter() - begin, max(0.0, timeout_s))
             self.marked += waited
             self.mark()
+
+
+class _Step:
+    """A timed piece of work; a class because a generator would cost as much as the timing. One thread."""
+
+    __slots__ = ("_begin", "_choice", "_kind", "_size", "_work")
+
+    def __init__(self, work: Work, kind: str, size: float, choice: bool) -> None:
+        self._work = work
+        self._kind = kind
+        self._size = size
+        self._choice = choice
+
+    def __enter__(self) -> None:
+        self._work.deadline.check_cancelled()
+        self._begin = self._work.mark(choice=self._choice)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        work = self._work
+        work.costs.observe(self._kind, self._size, work.mark() - self._begin)
 
 
 @runtime_checkable

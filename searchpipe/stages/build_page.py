@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-import numpy as np
-
+from searchpipe import _core
 from searchpipe.arrays import Int32
+from searchpipe.candidates import Candidates
 from searchpipe.page import Hit
 from searchpipe.stages.base import Work
 
@@ -23,7 +24,10 @@ class Display(Protocol):
         ...
 
 
-_RANKED = ("lexical", "dense", "fused", "prerank", "score", "diversify")
+_SOURCES = ("lexical", "dense")
+_RANKED = (*_SOURCES, "fused", "prerank", "score", "diversify")
+_FINAL = ("blend", "prerank", "fused")
+"""The last order that there is decides on a hit's score."""
 
 
 class BuildPage:
@@ -39,19 +43,21 @@ class BuildPage:
 
     def run(self, work: Work) -> None:
         """Build the hits."""
-        assert work.candidates is not None
-        top = work.candidates.take(np.arange(min(work.query.k, len(work.candidates))))
-        if not len(top):
+        candidates = work.candidates
+        assert candidates is not None
+        n = min(work.query.k, len(candidates))
+        if not n:
             work.hits = []
             return
-        with work.step(self.name, len(top)):
-            ids = self._display.id_of(top.docs)
-            fields = self._display.fields(top.docs)
-            columns = {name: column.tolist() for name, column in top.scores.items()}
-            places = _places(work, top.docs)
+        docs = candidates.docs[:n]
+        with work.step(self.name, n):
+            ids = self._display.id_of(docs)
+            fields = self._display.fields(docs)
+            moved = [work.moved.get(doc, "") for doc in docs.tolist()] if work.moved else [""] * n
+            rows = zip(ids, fields, _scores(candidates, n), _reasons(work, docs), moved, strict=True)
             work.hits = [
-                _hit(row, ids[row], fields[row], columns, places, work.moved.get(doc))
-                for row, doc in enumerate(top.docs.tolist())
+                Hit(rank, id_, _final(scores), scores, shown, (*reasons, why) if why else reasons)
+                for rank, (id_, shown, scores, reasons, why) in enumerate(rows, 1)
             ]
 
     def describe(self) -> str:
@@ -59,38 +65,38 @@ class BuildPage:
         return "ids, display fields, scores and reasons"
 
 
-def _hit(
-    row: int,
-    id_: str,
-    fields: dict[str, Any],
-    columns: dict[str, list[float]],
-    places: dict[str, list[int]],
-    moved: str | None,
-) -> Hit:
-    scores = {n: v for n, column in columns.items() if (v := column[row]) == v}  # NaN: never scored
-    final = next((scores[n] for n in ("blend", "prerank", "fused") if n in scores), 0.0)
-    return Hit(row + 1, id_, final, scores, fields, _reasons(places, row, moved))
+def _scores(candidates: Candidates, n: int) -> Iterable[dict[str, float]]:
+    """What each stage gave each of the first ``n``, without those it never scored (NaN)."""
+    names = tuple(candidates.scores)
+    if not names:
+        return [{} for _ in range(n)]
+    rows = zip(*[column[:n].tolist() for column in candidates.scores.values()], strict=True)
+    return [{name: value for name, value in zip(names, row, strict=True) if value == value} for row in rows]
 
 
-def _places(work: Work, docs: Int32) -> dict[str, list[int]]:
-    """Stage -> place (from 1; 0 for absent) that it gave each of ``docs``."""
+def _final(scores: dict[str, float]) -> float:
+    for name in _FINAL:
+        if name in scores:
+            return scores[name]
+    return 0.0
+
+
+def _reasons(work: Work, docs: Int32) -> list[tuple[str, ...]]:
+    """For each of ``docs``, where the sources and stages put it, in the order of the stages."""
     orders = {name: order for name in _RANKED if (order := work.orders.get(name)) is not None and len(order)}
-    # One comparison over all orders: a page has few documents, and NumPy's calls cost more than its loops.
-    every = np.concatenate(list(orders.values())) if orders else np.empty(0, np.int32)
-    rows, found = np.divmod(np.flatnonzero(every == docs[:, None]), max(1, len(every)))
-    places = np.zeros((len(orders), len(docs)), np.int64)
-    starts = np.cumsum([0, *(len(order) for order in orders.values())])
-    which = np.searchsorted(starts, found, side="right") - 1
-    places[which, rows] = found - starts[which] + 1
-    return dict(zip(orders, places.tolist(), strict=True))
+    if not orders:
+        return [()] * len(docs)
+    names = tuple(orders)
+    rows = zip(*_core.places_in(docs, list(orders.values())), strict=True)
+    return [_reasons_of(names, places) for places in rows]
 
 
-def _reasons(places: dict[str, list[int]], row: int, moved: str | None) -> tuple[str, ...]:
+def _reasons_of(names: tuple[str, ...], places: tuple[int, ...]) -> tuple[str, ...]:
+    """From the places (from 1; 0 for absent) that one document got."""
     reasons: list[str] = []
     before = 0
-    for name, column in places.items():
-        place = column[row]
-        if name in ("lexical", "dense"):
+    for name, place in zip(names, places, strict=True):
+        if name in _SOURCES:
             reasons.append(f"{name} rank {place}" if place else f"not found by {name} recall")
             continue
         if name == "fused":
@@ -98,6 +104,4 @@ def _reasons(places: dict[str, list[int]], row: int, moved: str | None) -> tuple
         elif place and before and place != before:
             reasons.append(f"{name} moved it {'up' if place < before else 'down'} {abs(before - place)}")
         before = place or before
-    if moved:
-        reasons.append(moved)
     return tuple(reasons)

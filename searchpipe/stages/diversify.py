@@ -85,14 +85,13 @@ class Diversify:
         docs = candidates.docs[:n]
         with work.step(self.name, n * k):
             picked, relaxed = self._select(docs, k)
-        left = np.ones(len(candidates), bool)
-        left[picked] = False
-        work.candidates = candidates.take(np.concatenate([picked, np.flatnonzero(left)]))
+        work.candidates = candidates.take(picked, rest=True)
         work.orders["diversify"] = work.candidates.docs
-        changed = int(np.count_nonzero(picked != np.arange(k)))
+        changed = sum(place != was for place, was in enumerate(picked.tolist()))
         work.decision = f"{changed} of {k} places changed"
-        for place in np.flatnonzero(relaxed):
-            work.moved[int(docs[picked[place]])] = "a quota was relaxed: no other candidate was left"
+        if relaxed.any():
+            for place in np.flatnonzero(relaxed):
+                work.moved[int(docs[picked[place]])] = "a quota was relaxed: no other candidate was left"
 
     def _select(self, docs: Int32, k: int) -> tuple[Int32, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
         last = len(docs) - 1

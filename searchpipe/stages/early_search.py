@@ -36,14 +36,14 @@ class EarlySearch:
             QueryCancelled: before it starts, if the caller has left.
             Exception: what the search raised.
         """
-        if self.future.cancel():
+        if not self.future.done() and self.future.cancel():
             with work.step(self.name, self.depth, optional=optional):
                 docs, scores, _ = self.search()
             return docs, scores
         work.deadline.check_cancelled()
         limit = max(0.0, work.allowance()) if optional else math.inf
         try:
-            if math.isinf(limit):
+            if math.isinf(limit) or self.future.done():
                 work.mark()
                 docs, scores, seconds = self.future.result()
                 work.mark()

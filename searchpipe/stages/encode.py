@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Float32, Int32
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
@@ -67,7 +68,7 @@ class Encode:
         vector = self._request(work, size) if self._forecasting is not None else self._step(work, size)
         if vector is None:
             return
-        if not np.all(np.isfinite(vector)):
+        if not _core.all_finite(vector):
             work.degrade("bad_scores", "dense recall")
             return
         work.vector = vector
@@ -108,7 +109,7 @@ class Encode:
         if deadline is not None and time.monotonic() >= deadline and np.isnan(vector).all():
             work.degrade("busy", "dense recall")
             return None
-        if place is not None and np.all(np.isfinite(vector)):
+        if place is not None and _core.all_finite(vector):
             place.host = vector
             work.device_vector = place
         return vector

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Float32
 from searchpipe.errors import ModelError
 from searchpipe.stages.base import Work
@@ -41,6 +42,7 @@ class Formula:
         self._names = tuple(weights)
         self._weights = np.asarray(list(weights.values()), np.float32)
         features.check(self._names)
+        features.prepare(self._names)
 
     def score(self, work: Work) -> Float32:
         """Evaluate the formula."""
@@ -75,11 +77,11 @@ class Prerank:
                 f"The ranker gave scores of shape {scores.shape} for {len(candidates)} candidates.",
                 cure="Return one float per candidate.",
             )
-        if not np.all(np.isfinite(scores)):
+        if not _core.all_finite(scores):
             work.degrade("bad_scores", "the preranked order")
             return
         candidates.scores["prerank"] = scores
-        work.candidates = candidates.take(np.argsort(-scores, kind="stable"))
+        work.candidates = candidates.take(_core.best_first(scores))
         work.orders["prerank"] = work.candidates.docs
 
     def describe(self) -> str:

@@ -183,8 +183,8 @@ class Recall:
                     if result is None:
                         work.degrade("deadline", f"{source.name} recall")
                         continue
-                    docs, scores = result
-                    if not np.all(np.isfinite(scores)):
+                    docs, scores = result[0], np.asarray(result[1], np.float32)
+                    if not _core.all_finite(scores):
                         work.degrade("bad_scores", f"{source.name} recall")
                         continue
             except QueryCancelled:
@@ -205,18 +205,15 @@ class Recall:
         work.decision = f"{counts or 'no source ready'} -> {len(work.candidates)}"
 
     def _fuse(self, found: dict[str, tuple[Int32, Float32]]) -> Candidates:
-        lists = [(docs, scores) for docs, scores in found.values() if len(docs)]
-        if not lists:
+        docs, fused, columns = _core.fuse_columns(
+            list(found.values()),
+            weights=[self._weights.get(name, 1.0) for name in found],
+            method="rrf" if self._fusion == "rrf" else "minmax",
+            k=self._rrf_k,
+        )
+        if not len(docs):
             return Candidates.empty()
-        weights = [self._weights.get(name, 1.0) for name, (docs, _) in found.items() if len(docs)]
-        if self._fusion == "rrf":
-            docs, fused = _core.rrf([d for d, _ in lists], weights=weights, k=self._rrf_k)
-        else:
-            docs, fused = _core.fuse_scores(lists, weights=weights, normalize="minmax")
-        columns = {"fused": fused}
-        for name, (source_docs, scores) in found.items():
-            columns[name] = _spread(docs, source_docs, scores)
-        return Candidates.of(docs, columns)
+        return Candidates(docs, {"fused": fused, **dict(zip(found, columns, strict=True))})
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
@@ -224,12 +221,3 @@ class Recall:
         how = f"RRF k={self._rrf_k:g}" if self._fusion == "rrf" else "weighted sum of min-max scores"
         when = ", beside the stages before it where possible" if self._pool is not None else ""
         return f"{names}, {self._depth} each, {how}{when}"
-
-
-def _spread(docs: Int32, some: Int32, scores: Float32) -> Float32:
-    """``scores`` of ``some`` laid out along ``docs`` (a superset); NaN elsewhere."""
-    column = np.full(len(docs), np.nan, np.float32)
-    if len(some):
-        order = np.argsort(docs, kind="stable")
-        column[order[np.searchsorted(docs, some, sorter=order)]] = scores
-    return column

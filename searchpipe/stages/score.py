@@ -7,8 +7,9 @@ from typing import Protocol, cast
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe._core import TokenStore
-from searchpipe.arrays import Bool, Float32, Int32
+from searchpipe.arrays import Float32, Int32
 from searchpipe.candidates import Candidates
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
@@ -86,6 +87,8 @@ class Score:
         self._weight = weight
         self._temperature = temperature
         self._model = model
+        places: Float32 = np.clip(1.0 - np.arange(depth, dtype=np.float32) / depth, 0.0, 1.0)
+        self._prior: Float32 = (1.0 - weight) * places
 
     def run(self, work: Work) -> None:
         """Score as many candidates as fit, then reorder them."""
@@ -98,12 +101,11 @@ class Score:
         docs = candidates.docs[:wanted]
         lengths = self._scorer.lengths(work.pair_tokens, self._store, docs)
         logits = np.full(wanted, np.nan, np.float32)
-        tried = self._score_at_once(work, docs, lengths, logits)
-        if tried is None:
-            tried = self._score_steps(work, docs, lengths, logits)
-        finite = np.isfinite(logits)
-        done = int(np.count_nonzero(tried))
-        bad = done - int(np.count_nonzero(finite))
+        done = self._score_at_once(work, docs, lengths, logits)
+        if done is None:
+            done = self._score_steps(work, docs, lengths, logits)
+        finite = wanted if _core.all_finite(logits) else int(np.count_nonzero(np.isfinite(logits)))
+        bad = done - finite
         if bad:
             work.degrade("bad_scores", f"{bad} of {done} scores", bad / wanted)
         if bad < done:
@@ -112,14 +114,13 @@ class Score:
         work.units = done
         work.decision = f"{done} of {wanted} pairs"
 
-    def _score_at_once(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> Bool | None:
-        """Fill ``logits`` by one request; returns which pairs were tried, None if nobody can predict."""
+    def _score_at_once(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> int | None:
+        """Fill ``logits`` by one request; returns how many pairs were tried, None if nobody can predict."""
         scorer = self._forecasting
         if scorer is None:
             return None
         assert work.pair_tokens is not None
         wanted = rows = len(docs)
-        tried = np.zeros(wanted, bool)
         deadline = None
         if not work.deadline.unlimited:
             allowance = work.allowance()
@@ -130,7 +131,7 @@ class Score:
             if not rows:
                 reason = "busy" if _MARGIN * forecast.run_s <= allowance else "deadline"
                 self._give_up(work, reason, 0, wanted)
-                return tried
+                return 0
             deadline = begin_by(allowance, forecast)
         try:
             with work.step(f"{self.name} request", int(lengths[:rows].sum())):
@@ -143,17 +144,16 @@ class Score:
                 )
         except OverloadedError:
             self._give_up(work, "busy", 0, wanted)
-            return tried
-        tried[:rows] = True
+            return 0
+        done = rows
         if deadline is not None and time.monotonic() >= deadline:
-            tried &= ~np.isnan(logits)
-        done = int(np.count_nonzero(tried))
+            done -= int(np.count_nonzero(np.isnan(logits[:rows])))
         if done < wanted:
             self._give_up(work, "shortened" if done else "busy", done, wanted)
-        return tried
+        return done
 
-    def _score_steps(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> Bool:
-        """Fill ``logits`` step by step; returns which pairs were tried."""
+    def _score_steps(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> int:
+        """Fill ``logits`` step by step; returns how many pairs were tried."""
         wanted, done = len(docs), 0
         assert work.pair_tokens is not None
         # Without a limit every pair will be scored, so the order is free: rows
@@ -184,29 +184,24 @@ class Score:
                 reason = "busy"
             self._give_up(work, reason, done, wanted)
             break
-        tried = np.zeros(wanted, bool)
-        tried[order[:done]] = True
-        return tried
+        return done
 
     @staticmethod
     def _give_up(work: Work, reason: str, done: int, wanted: int) -> None:
         work.degrade(reason, f"scored {done} of {wanted} candidates", 1 - done / wanted)
 
     def _blend(self, candidates: Candidates, logits: Float32) -> Candidates:
-        n = len(candidates)
-        scored = np.zeros(n, bool)
-        scored[: len(logits)] = np.isfinite(logits)
-        column = np.full(n, np.nan, np.float32)
-        column[: len(logits)] = logits
-        place = np.clip(1.0 - np.arange(n, dtype=np.float32) / self._depth, 0.0, 1.0)
-        opinion = 1.0 / (1.0 + np.exp(-np.clip(column / self._temperature, -30.0, 30.0)))
-        blended = np.where(scored, self._weight * opinion + (1.0 - self._weight) * place, np.inf)
-        # Behind the last of the scored ones, in the order they had.
-        behind = blended.min() * (1.0 - np.arange(1, n + 1, dtype=np.float32) / (n + 1))
-        blended = np.where(scored, blended, behind).astype(np.float32)
+        # odds against = exp(-logit / temperature); NaN stays NaN.
+        odds = logits / self._temperature
+        np.minimum(np.maximum(odds, -30.0, out=odds), 30.0, out=odds)
+        np.exp(np.negative(odds, out=odds), out=odds)
+        prior = self._prior[: len(logits)]
+        column, blended, order = _core.blend_opinion(
+            logits, odds, prior, weight=self._weight, count=len(candidates)
+        )
         candidates.scores["score"] = column
         candidates.scores["blend"] = blended
-        return candidates.take(np.argsort(-blended, kind="stable"))
+        return candidates.take(order)
 
     def describe(self) -> str:
         """One line: what it does with which settings."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
 from searchpipe.arrays import Int32
 from searchpipe.stages.base import Work
 
@@ -49,9 +47,10 @@ class Tokenize:
             plain = self._encoder.ids(text)
             prefixed = self._encoder.ids(self._prefix + text) if self._prefix else plain
             pair = plain if self._scorer is None else self._scorer.ids(text)
-        if np.any(plain != self._encoder.unk_id):
+        known = bool((plain != self._encoder.unk_id).any())
+        if known:
             work.tokens = prefixed
-        if np.any(pair != (self._scorer or self._encoder).unk_id):
+        if known if self._scorer is None else (pair != self._scorer.unk_id).any():
             work.pair_tokens = pair
         if work.tokens is None or work.pair_tokens is None:
             work.degrade("unknown_tokens", "dense recall and scoring")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchpipe._core import fuse_scores, rrf
+from searchpipe._core import fuse_columns, fuse_scores, rrf
 
 Normalize = Literal["minmax", "zscore", "none"]
 
@@ -189,3 +189,46 @@ def test_refused_by_fuse_scores() -> None:
     huge = np.array([3e38], np.float32)
     with pytest.raises(ValueError, match="outside of float32"):
         fuse_scores([(docs([3]), huge)], weights=[10.0], normalize="none")
+
+
+def spread(all_docs: Any, one: Any, scores: Any) -> Any:
+    """The scores of one list laid out along all documents; a document's first place counts."""
+    column = np.full(len(all_docs), np.nan, np.float32)
+    for doc, score in zip(one.tolist()[::-1], scores.tolist()[::-1], strict=True):
+        column[all_docs.tolist().index(doc)] = score
+    return column
+
+
+@settings(max_examples=150, deadline=None)
+@given(ranked_lists, st.sampled_from(["rrf", "minmax", "zscore", "none"]), st.data())
+def test_columns_lie_beside_the_same_fusion(lists: list[list[int]], method: Any, data: st.DataObject) -> None:
+    weights = data.draw(st.none() | st.lists(st.floats(0, 10), min_size=len(lists), max_size=len(lists)))
+    pairs = [
+        (docs(one), np.array(data.draw(st.lists(finite, min_size=len(one), max_size=len(one))), np.float32))
+        for one in lists
+    ]
+    if method == "rrf":
+        expected = rrf([one for one, _ in pairs], weights=weights, k=7.0)
+    else:
+        expected = fuse_scores(pairs, weights=weights, normalize=method)
+    got_docs, got_scores, columns = fuse_columns(pairs, weights=weights, method=method, k=7.0)
+    np.testing.assert_array_equal(got_docs, expected[0])
+    np.testing.assert_array_equal(got_scores, expected[1])
+    assert len(columns) == len(pairs)
+    for column, (one, scores) in zip(columns, pairs, strict=True):
+        assert column.dtype == np.float32
+        np.testing.assert_array_equal(column, spread(got_docs, one, scores))
+
+
+def test_columns_are_refused_as_lists_are() -> None:
+    one, scores = docs([1, 2]), np.ones(2, np.float32)
+    with pytest.raises(ValueError, match="1 scores"):
+        fuse_columns([(one, scores[:1])])
+    with pytest.raises(ValueError, match="'maximum'"):
+        fuse_columns([(one, scores)], method="maximum")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="k is -1"):
+        fuse_columns([(one, scores)], k=-1.0)
+    with pytest.raises(ValueError, match="weights for 1 lists"):
+        fuse_columns([(one, scores)], weights=[])
+    with pytest.raises(ValueError, match="finite"):
+        fuse_columns([(one, scores * np.float32("nan"))], method="minmax")

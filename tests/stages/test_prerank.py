@@ -11,6 +11,7 @@ from searchpipe.stages.prerank import Formula, Prerank
 class Columns:
     def __init__(self, **columns):
         self.columns = {name: np.array(values, float) for name, values in columns.items()}
+        self.count = max((len(values) for values in self.columns.values()), default=0)
         self.kinds = {**dict.fromkeys(columns, "number"), "brand": "category"}
 
     def numbers(self, name, docs):

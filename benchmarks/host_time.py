@@ -1,0 +1,162 @@
+"""What does one query cost the host, if the GPU's engines answered at once?
+
+    python -m benchmarks.host_time [--rounds 5] [--json FILE]
+
+The pipeline as it is assembled for a GPU, over 20,000 generated products: recall of twice 300, the
+prerank formula, 256 pairs in one request, MMR, a page of 10. Engines, dense and lexical index give answers
+that they gave before; everything around them is real. Counted is the CPU time of the query's own
+thread (``time.thread_time``), less that of calls into the C++ core which release the GIL; then the
+same with four threads at once, by wall clock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+
+from benchmarks.host_parts import open_host_pipeline, open_world
+from benchmarks.report import Report
+from searchpipe import _core
+from searchpipe.config import Config, load_config
+from searchpipe.pipeline import Pipeline
+from searchpipe.stages.base import EarlyStage, Stage, Work
+
+DEPTH = 256
+_THREADS = 4
+_BUDGET_MS = 5000.0  # finite, so that every forecast and reserve is paid for
+
+
+class Timed:
+    """A stage with a stopwatch; one thread at a time."""
+
+    def __init__(self, stage: Stage, seconds: dict[str, list[float]]) -> None:
+        self.name, self.reads, self.writes = stage.name, stage.reads, stage.writes
+        self.essential = stage.essential
+        self._stage = stage
+        self._seconds = seconds
+
+    def run(self, work: Work) -> None:
+        """Run it."""
+        begin = time.thread_time()
+        self._stage.run(work)
+        self._seconds[self.name].append(time.thread_time() - begin)
+
+    def start_early(self, work: Work) -> None:
+        """Begin it, if it can."""
+        if isinstance(self._stage, EarlyStage):
+            begin = time.thread_time()
+            self._stage.start_early(work)
+            self._seconds["begin early"].append(time.thread_time() - begin)
+
+    def describe(self) -> str:
+        """As the stage."""
+        return self._stage.describe()
+
+
+def thread_seconds(pipeline: Pipeline, texts: list[str], rounds: int) -> list[float]:
+    """CPU seconds of this thread, a query."""
+    found = []
+    for _ in range(rounds):
+        for text in texts:
+            begin = time.thread_time()
+            page = pipeline.search(text)
+            found.append(time.thread_time() - begin)
+            assert not page.degraded, page.degradations
+    return found
+
+
+@contextmanager
+def released(seconds: dict[str, float]) -> Iterator[None]:
+    """Add up what this thread spends in calls into the core that release the GIL; one thread at a time."""
+    owners: list[tuple[Any, str]] = [(_core, "mmr"), (_core.Ticket, "wait"), (_core.RequestCost, "seconds")]
+    owners += [(_core.Scorer, "submit_pairs"), (_core.Scorer, "submit_texts")]
+    with ExitStack() as undo:
+        for owner, name in owners:
+            call = getattr(owner, name)
+
+            def timed(*args: Any, call: Any = call, name: str = name, **named: Any) -> Any:
+                begin = time.thread_time()
+                try:
+                    return call(*args, **named)
+                finally:
+                    seconds[name] += time.thread_time() - begin
+
+            setattr(owner, name, timed)
+            undo.callback(setattr, owner, name, call)
+        yield
+
+
+def together(pipeline: Pipeline, texts: list[str], rounds: int) -> float:
+    """Queries a second of four threads at once."""
+
+    def ask(first: int) -> None:
+        for _ in range(rounds):
+            for text in texts[first::_THREADS]:
+                pipeline.search(text)
+
+    threads = [threading.Thread(target=ask, args=(first,)) for first in range(_THREADS)]
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return rounds * len(texts) / (time.perf_counter() - begin)
+
+
+def settings(weights: dict[str, float] | None = None) -> Config:
+    """As for a GPU: 256 pairs a query."""
+    content: dict[str, object] = {"score": {"depth": DEPTH}, "budget": {"default_ms": _BUDGET_MS}}
+    if weights is not None:
+        content["prerank"] = {"weights": weights}
+    return load_config(content)
+
+
+def main() -> None:
+    """Measure and report."""
+    parser = Report.parser("host_time", "What does one query cost the host?")
+    parser.add_argument("--rounds", type=int, default=5, help="over all queries (default: %(default)s)")
+    args = parser.parse_args()
+    report = Report.from_args("host_time", "What does one query cost the host?", args=args)
+    world = open_world()
+    texts = world.texts
+    with ExitStack() as owner:
+        owner.callback(world.snapshot.close)
+        pipeline, stages = open_host_pipeline(world, settings(), owner)
+        # Those that have enough candidates, or the figure would be of smaller queries.
+        texts = [text for text in texts if pipeline.search(text).trace.spans[4].units == DEPTH]
+        seconds = thread_seconds(pipeline, texts, args.rounds)
+        by_stage: dict[str, list[float]] = defaultdict(list)
+        timed = Pipeline([Timed(stage, by_stage) for stage in stages], None, settings())
+        thread_seconds(timed, texts, 1)
+        by_stage.clear()
+        whole = thread_seconds(timed, texts, args.rounds)
+        outside: dict[str, float] = defaultdict(float)
+        with released(outside):
+            thread_seconds(pipeline, texts, args.rounds)
+        rate = together(pipeline, texts, args.rounds)
+        timed.close()
+        pipeline.close()
+    report.times("one query, CPU of its thread", seconds)
+    for name, found in by_stage.items():
+        report.times(f"  {name}", found)
+    between = float(np.median(whole)) - sum(float(np.median(found)) for found in by_stage.values())
+    unlocked = {name: 1e6 * total / len(seconds) for name, total in outside.items()}
+    python = 1e6 * float(np.median(seconds)) - sum(unlocked.values())
+    report.figure("between_stages_us", 1e6 * between, unit="us")
+    report.figure("released_us_per_query_256", sum(unlocked.values()), unit="us")
+    report.figure("python_us_per_query_256", python, unit="us", goal="<= 600")
+    report.figure("four_threads_qps", rate, unit="queries/s")
+    calls = ", ".join(f"{name} {us:.0f}" for name, us in unlocked.items())
+    report.note(f"with the GIL released, us of this thread's CPU: {calls}")
+    report.note(f"{len(texts)} queries over {world.snapshot.count:,} products, {args.rounds} rounds")
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+#include "core/candidates.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <stdexcept>
+
+#include "core/document_numbers.h"
+#include "core/message.h"
+#include "core/score_order.h"
+
+namespace searchpipe {
+namespace {
+
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+void check_parallel(std::size_t a, std::size_t b, const char* what) {
+  if (a != b)
+    throw std::invalid_argument(message(what, ": ", a, " and ", b, " values; both must be parallel"));
+}
+
+template <class T>
+void scale(std::span<const T> column, std::span<float> out) {
+  check_parallel(column.size(), out.size(), "column and out");
+  T low = std::numeric_limits<T>::infinity();
+  T high = -low;
+  for (const T value : column) {
+    if (!std::isfinite(value)) continue;
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+  const T range = high - low;
+  for (std::size_t i = 0; i < column.size(); ++i) {
+    if (!std::isfinite(column[i])) {
+      out[i] = 0.0F;
+    } else {
+      out[i] = high <= low ? 1.0F : static_cast<float>((column[i] - low) / range);
+    }
+  }
+}
+
+}  // namespace
+
+bool all_finite(std::span<const float> values) {
+  constexpr std::uint32_t kExponent = 0x7F800000;
+  bool bad = false;  // no early end, so that the loop runs in vectors
+  for (const float value : values) bad |= (std::bit_cast<std::uint32_t>(value) & kExponent) == kExponent;
+  return !bad;
+}
+
+std::vector<std::int32_t> best_first(std::span<const float> scores) {
+  std::vector<std::uint64_t> keys(scores.size());
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    keys[i] = order_key(scores[i], static_cast<std::uint32_t>(i));
+  }
+  sort_keys(keys, true);
+  std::vector<std::int32_t> order(keys.size());
+  std::transform(keys.begin(), keys.end(), order.begin(), tie_of);
+  return order;
+}
+
+RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float> scores, std::size_t limit,
+                       std::int32_t count) {
+  check_parallel(ids.size(), scores.size(), "ids and scores");
+  // Sorted by document, then stably by score: places, because -0 and NaN are not to be had back from a key.
+  std::vector<std::size_t> places;
+  places.reserve(ids.size());
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < count) places.push_back(i);
+  }
+  std::vector<std::uint64_t> keys(places.size());
+  std::vector<std::size_t> before;
+  const auto sort_by = [&](auto key_of) {
+    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = std::uint64_t{key_of(places[i])} << 32 | i;
+    sort_keys(keys, true);
+    before = places;
+    for (std::size_t i = 0; i < keys.size(); ++i) places[i] = before[static_cast<std::uint32_t>(keys[i])];
+  };
+  sort_by([&](std::size_t place) { return static_cast<std::uint32_t>(ids[place]); });
+  sort_by([&](std::size_t place) { return descending_key(scores[place]); });
+  places.resize(std::min(places.size(), limit));
+  RankedDocuments found;
+  found.docs.reserve(places.size());
+  found.scores.reserve(places.size());
+  for (const std::size_t place : places) {
+    found.docs.push_back(static_cast<std::int32_t>(ids[place]));
+    found.scores.push_back(scores[place]);
+  }
+  return found;
+}
+
+void scale_to_unit(std::span<const float> column, std::span<float> out) { scale(column, out); }
+
+void scale_to_unit(std::span<const double> column, std::span<float> out) { scale(column, out); }
+
+Blend blend_opinion(std::span<const float> logits, std::span<const float> odds_against,
+                    std::span<const float> prior, float weight, std::size_t count) {
+  check_parallel(logits.size(), odds_against.size(), "logits and odds_against");
+  check_parallel(logits.size(), prior.size(), "logits and prior");
+  if (logits.size() > count) {
+    throw std::invalid_argument(message(logits.size(), " logits for ", count, " candidates"));
+  }
+  Blend blend{std::vector<float>(count, kNaN), std::vector<float>(count, kNaN), {}};
+  float least = std::numeric_limits<float>::infinity();
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    blend.logits[i] = logits[i];
+    if (!std::isfinite(logits[i])) continue;
+    const float opinion = 1.0F / (1.0F + odds_against[i]);
+    blend.blended[i] = weight * opinion + prior[i];
+    least = std::min(least, blend.blended[i]);
+  }
+  const auto all = static_cast<float>(count + 1);
+  for (std::size_t i = 0; i < count; ++i) {
+    const bool scored = i < logits.size() && std::isfinite(logits[i]);
+    if (!scored) blend.blended[i] = least * (1.0F - static_cast<float>(i + 1) / all);
+  }
+  blend.order = best_first(blend.blended);
+  return blend;
+}
+
+std::vector<std::int32_t> places_in(std::span<const std::int32_t> docs,
+                                    std::span<const std::span<const std::int32_t>> orders) {
+  constexpr std::size_t kRoom = 8;  // most documents that are looked up are not there: few should collide
+  DocumentNumbers numbers(kRoom * docs.size());
+  std::vector<std::size_t> number_of(docs.size());
+  for (std::size_t i = 0; i < docs.size(); ++i) number_of[i] = numbers.number(docs[i]);
+  std::vector<std::int32_t> places(orders.size() * docs.size());
+  std::vector<std::int32_t> place_of(docs.size());
+  for (std::size_t i = 0; i < orders.size(); ++i) {
+    std::fill(place_of.begin(), place_of.end(), 0);
+    // From the last place to the first, because the first one counts.
+    for (std::size_t place = orders[i].size(); place-- > 0;) {
+      const std::size_t number = numbers.find(orders[i][place]);
+      if (number != DocumentNumbers::kNone) place_of[number] = static_cast<std::int32_t>(place + 1);
+    }
+    for (std::size_t j = 0; j < docs.size(); ++j) places[i * docs.size() + j] = place_of[number_of[j]];
+  }
+  return places;
+}
+
+std::vector<std::int32_t> moved_to_front(std::span<const std::int32_t> first, std::size_t count) {
+  std::vector<bool> taken(count);
+  std::vector<std::int32_t> order;
+  order.reserve(count);
+  for (const std::int32_t place : first) {
+    if (place < 0 || static_cast<std::size_t>(place) >= count) {
+      throw std::out_of_range(message("place ", place, " is outside of 0..", count, " candidates"));
+    }
+    const auto at = static_cast<std::size_t>(place);
+    if (taken[at]) throw std::invalid_argument(message("place ", place, " is there twice"));
+    taken[at] = true;
+    order.push_back(place);
+  }
+  for (std::size_t place = 0; place < count; ++place) {
+    if (!taken[place]) order.push_back(static_cast<std::int32_t>(place));
+  }
+  return order;
+}
+
+}  // namespace searchpipe

@@ -1,0 +1,145 @@
+"""What is done with the candidates of one query, against the same in plain NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from searchpipe import _core
+
+LENGTHS = st.integers(0, 60)
+anything = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0, np.nan, np.inf, -np.inf])
+finite = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, -0.0, 1.0])
+
+
+def column(elements: st.SearchStrategy[float] = anything, dtype: Any = np.float32) -> Any:
+    return arrays.arrays(dtype, LENGTHS, elements=elements)
+
+
+def same(found: Any, expected: Any) -> None:
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(found, expected)
+
+
+@given(column(), st.integers(1, 3))
+def test_finite_is_as_numpy_says(values: Any, step: int) -> None:
+    assert _core.all_finite(values[::step]) == bool(np.isfinite(values[::step]).all())
+    assert _core.all_finite(values.astype(np.float64)) == bool(np.isfinite(values).all())
+    assert _core.all_finite(values[:, None]) == bool(np.isfinite(values).all())
+
+
+@given(column())
+def test_the_best_come_first_and_ties_stay(scores: Any) -> None:
+    same(_core.best_first(scores), np.argsort(-scores, kind="stable").astype(np.int32))
+
+
+@given(column(), st.data(), st.integers(0, 80))
+def test_ranked_goes_by_score_then_by_document(scores: Any, data: st.DataObject, limit: int) -> None:
+    numbers = st.integers(-1, 40) | st.sampled_from([-(2**63), 2**40])
+    ids = data.draw(arrays.arrays(np.int64, len(scores), elements=numbers))
+    kept = (ids >= 0) & (ids < 30)
+    order = np.lexsort((ids[kept], -scores[kept]))[:limit]
+    docs, best = _core.ranked(ids, scores, limit=limit, count=30)
+    same(docs, ids[kept][order].astype(np.int32))
+    same(best, scores[kept][order])
+
+
+def scaled(values: Any) -> Any:
+    known = np.isfinite(values)
+    if not known.any():
+        return np.zeros(len(values), np.float32)
+    low, high = values[known].min(), values[known].max()
+    if high <= low:
+        return known.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where(known, (np.where(known, values, low) - low) / (high - low), 0.0).astype(np.float32)
+
+
+@given(column() | column(st.floats(), np.float64))
+def test_scaling_is_bit_for_bit_that_of_numpy(values: Any) -> None:
+    same(_core.scale_to_unit(values), scaled(values))
+
+
+@given(column(), st.integers(0, 30), st.floats(0, 1), st.sampled_from([0.1, 1.5, 3.0]))
+def test_blending_is_bit_for_bit_that_of_numpy(
+    logits: Any, behind: int, weight: float, temperature: float
+) -> None:
+    scored = np.isfinite(logits)
+    if not scored.any():
+        return
+    n, m = len(logits) + behind, len(logits)
+    with np.errstate(over="ignore"):
+        odds = np.exp(-np.clip(logits / np.float32(temperature), -30.0, 30.0))
+    prior = (1.0 - weight) * np.clip(1.0 - np.arange(m, dtype=np.float32) / 60, 0.0, 1.0)
+    blended = np.full(n, np.inf, np.float32)
+    blended[:m][scored] = (weight * (1.0 / (1.0 + odds)) + prior)[scored]
+    tail = blended.min() * (1.0 - np.arange(1, n + 1, dtype=np.float32) / (n + 1))
+    blended = np.where(np.isinf(blended), tail, blended)
+    column, found, order = _core.blend_opinion(logits, odds, prior, weight=weight, count=n)
+    same(column, np.concatenate([logits, np.full(behind, np.nan, np.float32)]))
+    same(found, blended)
+    same(order, np.argsort(-blended, kind="stable").astype(np.int32))
+
+
+@given(
+    st.lists(st.integers(0, 40), max_size=12),
+    st.lists(st.lists(st.integers(0, 40), max_size=50), max_size=5),
+)
+def test_places_are_those_of_the_first_appearance(docs: list[int], orders: list[list[int]]) -> None:
+    found = _core.places_in(np.array(docs, np.int32), [np.array(order, np.int32) for order in orders])
+    assert found == [[order.index(doc) + 1 if doc in order else 0 for doc in docs] for order in orders]
+
+
+@given(st.integers(0, 40), st.integers(0, 4), st.data())
+def test_rows_are_taken_as_by_numpy(n: int, columns: int, data: st.DataObject) -> None:
+    docs = np.random.default_rng(n).permutation(n).astype(np.int32)
+    values = [data.draw(arrays.arrays(np.float32, n, elements=anything)) for _ in range(columns)]
+    rows = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=n) if n else st.just([])), np.int32)
+    taken, found = _core.take(docs, values, rows)
+    same(taken, docs[rows])
+    for one, value in zip(found, values, strict=True):
+        same(one, value[rows])
+    first = np.array(list(dict.fromkeys(rows.tolist())), np.int32)
+    left = np.setdiff1d(np.arange(n), first)
+    taken, found = _core.take(docs, values, first, rest=True)
+    order = np.concatenate([first, left]).astype(np.int32)
+    same(taken, docs[order])
+    for one, value in zip(found, values, strict=True):
+        same(one, value[order])
+
+
+def test_columns_of_another_type_are_taken_too() -> None:
+    docs = np.arange(3, dtype=np.int32)
+    column: Any = np.array(["a", "b", "c"])
+    _, [found] = _core.take(docs, [column], np.array([2, 0], np.int32))
+    assert found.tolist() == ["c", "a"]
+    _, [found] = _core.take(docs, [column], np.array([2], np.int32), rest=True)
+    assert found.tolist() == ["c", "a", "b"]
+
+
+def test_what_cannot_be_is_refused() -> None:
+    docs, scores = np.arange(3, dtype=np.int32), np.ones(3, np.float32)
+    for rows in ([3], [-1]):
+        with pytest.raises(IndexError, match="outside"):
+            _core.take(docs, [scores], np.array(rows, np.int32))
+        with pytest.raises(IndexError, match="outside"):
+            _core.take(docs, [scores], np.array(rows, np.int32), rest=True)
+    with pytest.raises(ValueError, match="twice"):
+        _core.take(docs, [scores], np.array([1, 1], np.int32), rest=True)
+    with pytest.raises(ValueError, match="parallel"):
+        _core.take(docs, [scores[:2]], docs)
+    with pytest.raises(ValueError, match="parallel"):
+        _core.ranked(docs.astype(np.int64), scores[:2], limit=1, count=3)
+    with pytest.raises(ValueError, match="at least 0"):
+        _core.ranked(docs.astype(np.int64), scores, limit=-1, count=3)
+    with pytest.raises(ValueError, match="3 logits for 2"):
+        _core.blend_opinion(scores, scores, scores, weight=0.5, count=2)
+    with pytest.raises(ValueError, match="parallel"):
+        _core.blend_opinion(scores, scores[:2], scores, weight=0.5, count=3)
+    with pytest.raises(TypeError, match="float32"):
+        _core.best_first(docs)  # type: ignore[arg-type]
