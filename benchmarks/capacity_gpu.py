@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -244,10 +244,8 @@ def same_top(left: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> f
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End what a system left running, servers of its own too."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from benchmarks.gpu_load import closed_loop
@@ -215,8 +216,7 @@ def search(
     rate = max((seen.rate for seen in found.runs if seen.holds and seen.rate < failed), default=0.0)
     around = around_confirmed or (lambda measured: measured())
     while rate >= _LEAST_RATE * guess:
-        at = rate
-        longer = around(lambda: run(at, timing.confirm_s, seed + 1))
+        longer = around(partial(run, rate, timing.confirm_s, seed + 1))
         holds = holds_target(longer, settings)
         found.runs.append(longer)
         if holds:

@@ -1,4 +1,4 @@
-"""The models of sentence-transformers behind a dynamic batcher of a page of code: the strongest hand-made rival.
+"""The same models in plain PyTorch behind a dynamic batcher of a page of code: a strong rival.
 
 Callers leave their queries in a queue; one thread takes all that wait, up to a limit, and answers them in
 one go by :class:`benchmarks.torch_search.TorchSearch`.

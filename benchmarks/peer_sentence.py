@@ -60,8 +60,9 @@ class SentenceTransformersSystem:
 
     def describe(self) -> str:
         """One line."""
-        half = "fp16, " if self._world.gpu else ""
-        return f"sentence-transformers {self._version}, {half}sdpa, {self.threads} threads, {self._batch} pairs a pass"
+        kind = "fp16" if self._world.gpu else "fp32"
+        settings = f"{kind}, sdpa, {self.threads} threads, {self._batch} pairs a pass"
+        return f"sentence-transformers {self._version}, {settings}"
 
     def close(self) -> None:
         """Nothing runs."""

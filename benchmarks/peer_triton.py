@@ -20,7 +20,7 @@ from benchmarks.capacity_world import PeerWorld
 from benchmarks.torch_search import TorchSearch
 
 LIBPYTHON = "SEARCHPIPE_LIBPYTHON"
-"""Names a folder with ``libpython3.X.so.1.0``, which Triton's Python backend links, where the system has none."""
+"""Names a folder with ``libpython3.X.so.1.0``, which Triton's Python backend links, for systems without."""
 
 _START_S = 60
 _MODEL = "search"
