@@ -217,7 +217,7 @@ def line_of(found: Result) -> str:
     parts = [f"{found.system}: {held.rate:,.1f} queries/s"]
     if held.confirmed is not None and held.confirmed.p99_ms is not None:
         parts.append(f"P50 {held.confirmed.p50_ms:.1f}, P99 {held.confirmed.p99_ms:.1f} ms")
-    parts += [f"alone {held.alone_ms:.1f} ms", f"4 callers {held.saturated:,.1f}/s"]
+    parts += [f"alone {held.alone_ms:.1f} ms", f"16 callers {held.saturated:,.1f}/s"]
     if found.gpu_busy_share is not None:
         parts.append(f"GPU busy {found.gpu_busy_share:.0%}")
     if found.counts.get("padded_tokens"):

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+import msgspec
+
 from benchmarks.gpu_load import closed_loop
 from searchpipe.replay.capacity import CapacitySettings, Run, find_capacity, holds_target
 from searchpipe.replay.capacity_run import one_run
@@ -17,7 +19,7 @@ from searchpipe.replay.load import LoadSettings
 from searchpipe.replay.outcome import Answer, Item
 
 GUESSED_SHARE = 0.8
-"""Of the rate with a few callers that never pause: where the search begins."""
+"""Of the rate with callers that never pause: where the search begins."""
 
 TOLERANCE = 0.06
 """Relative width of the last bracket."""
@@ -25,10 +27,10 @@ TOLERANCE = 0.06
 _PATIENCE_S = 1.0
 _LEAST_QUERIES = 300  # of a run, so that its P99 is more than its slowest query
 _ALONE = 40
-_GUESSING_CALLERS = 4
+_GUESSING_CALLERS = 16
 _GUESSING_S = 1.5
-_LEAST_RATE = 0.1
-"""Of the first guess: below it the search is given up."""
+_LEAST_RATE, _MOST = 0.1, 2.0
+"""Of the first guess: where the search is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ class Held:
         rate: queries a second that it holds in the longer run; 0 if none.
         confirmed: that run; None if there was none that held.
         alone_ms: median latency of one query at a time, in milliseconds.
-        saturated: answers a second with four callers that never pause, whatever the latency.
+        saturated: answers a second with 16 callers that never pause, whatever the latency.
         runs: all, in their order.
         why: what ended the search before its end; empty if nothing did.
     """
@@ -192,7 +194,7 @@ def search(
     settings = CapacitySettings(
         p99_ms=p99_ms,
         start_rate=guess,
-        max_rate=1.5 * guess,
+        max_rate=_MOST * guess,
         tolerance=TOLERANCE,
         repeats=1,
         max_failed_share=0.001,
@@ -214,12 +216,14 @@ def search(
     # By what failed: a rate that held above one that did not was luck.
     failed = min((seen.rate for seen in found.runs if not seen.holds), default=float("inf"))
     rate = max((seen.rate for seen in found.runs if seen.holds and seen.rate < failed), default=0.0)
+    if rate and failed == float("inf"):
+        found.why = "the search ended at twice the first guess, which still held"
     around = around_confirmed or (lambda measured: measured())
     while rate >= _LEAST_RATE * guess:
         longer = around(partial(run, rate, timing.confirm_s, seed + 1))
-        holds = holds_target(longer, settings)
+        longer = msgspec.structs.replace(longer, holds=holds_target(longer, settings))
         found.runs.append(longer)
-        if holds:
+        if longer.holds:
             found.rate, found.confirmed = rate, longer
             return
         rate /= 1 + TOLERANCE

@@ -27,7 +27,7 @@ PEERS = ("sentence_transformers", "torch_batched", "infinity", "pytriton")
 _WARM_UP = 24
 _COMPARED = 12
 _TRIAL_S = 1.0
-_TRIAL_CALLERS = 4
+_TRIAL_CALLERS = 8
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
