@@ -7,8 +7,9 @@ arrivals: encode the query, the 256 nearest documents, score the 256 pairs (12 l
 tokens), sort. Lexical recall is given to nobody; ``searchpipe_full`` is our whole pipeline, beside it.
 One system after the other, each in a process of its own that also puts the load on it.
 
-DIR/NAME, where it exists, goes before the other packages of the system NAME: infinity-emb and
-nvidia-pytriton want older versions of what the others use. What does not run is listed with the reason.
+DIR/NAME, where it exists, holds the packages of the system NAME, which go before the others, or is a
+virtual environment for it: infinity-emb and nvidia-pytriton want older versions of what the others use.
+What does not run is listed with the reason.
 """
 
 from __future__ import annotations
@@ -133,7 +134,14 @@ def run_system(job: Job, folder: Path, args: argparse.Namespace) -> Result | str
     out.unlink(missing_ok=True)
     path = folder / f"{job.system}.job.json"
     write_json(path, msgspec.to_builtins(msgspec.structs.replace(job, out=str(out))))
-    command = [sys.executable, "-X", "faulthandler", "-m", "benchmarks.capacity_systems", str(path)]
+    command = [
+        interpreter(job.system, args.sites),
+        "-X",
+        "faulthandler",
+        "-m",
+        "benchmarks.capacity_systems",
+        str(path),
+    ]
     print(f"{job.system} ...", flush=True)
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -158,6 +166,12 @@ def run_system(job: Job, folder: Path, args: argparse.Namespace) -> Result | str
     return f"{reason}: " + " | ".join(line.strip() for line in lines[-_LINES:] if line.strip())
 
 
+def interpreter(system: str, sites: Path | None) -> str:
+    """The system's own virtual environment, if it has one, else this process's interpreter."""
+    own = Path(sites).absolute() / system / "bin" / "python" if sites is not None else None
+    return str(own) if own is not None and own.exists() else sys.executable
+
+
 def environment(system: str, sites: Path | None) -> dict[str, str]:
     """Variables of a system's process: its own packages first, no look-ups in a hub, no usage reports."""
     variables = dict(os.environ)
@@ -169,7 +183,8 @@ def environment(system: str, sites: Path | None) -> dict[str, str]:
         "INFINITY_ANONYMOUS_USAGE_STATS": "0",
         "PYTHONUNBUFFERED": "1",
     }
-    if sites is not None and (own := Path(sites).absolute() / system).is_dir():
+    own = Path(sites).absolute() / system if sites is not None else None
+    if own is not None and own.is_dir() and not (own / "bin" / "python").exists():
         before = variables.get("PYTHONPATH")
         variables["PYTHONPATH"] = f"{own}:{before}" if before else str(own)
     return variables

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib
 import importlib.util
 import os
 import socket
-import sys
 import sysconfig
 import threading
 from pathlib import Path
@@ -20,7 +18,10 @@ from benchmarks.capacity_world import PeerWorld
 from benchmarks.torch_search import TorchSearch
 
 LIBPYTHON = "SEARCHPIPE_LIBPYTHON"
-"""Names a folder with ``libpython3.X.so.1.0``, which Triton's Python backend links, for systems without."""
+"""Names a folder with ``libpython3.X.so.1.0``, which Triton's Python backend links.
+
+For systems without it, or with another patch release of it than the interpreter's.
+"""
 
 _START_S = 60
 _MODEL = "search"
@@ -116,22 +117,22 @@ class TritonSystem:
 
 
 def _prepare_environment() -> None:
-    """Let the server, a copy of itself elsewhere, find its libraries and this process's packages."""
+    """Let the server, which runs from a copy of its files, find its libraries.
+
+    Packages it finds by this process's virtual environment alone: it heeds no PYTHONPATH.
+    """
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         raise ImportError("nvidia-pytriton is not installed")
-    folders = [Path(spec.origin).parent.parent / "nvidia_pytriton.libs"]
+    libraries = [Path(spec.origin).parent.parent / "nvidia_pytriton.libs"]
     named = os.environ.get(LIBPYTHON)
     library = f"libpython{sysconfig.get_python_version()}.so.1.0"
-    if named and not ctypes.util.find_library(f"python{sysconfig.get_python_version()}"):
+    if named:
         if not Path(named, library).exists():
             raise FileNotFoundError(f"{LIBPYTHON} names {named}, which has no {library}")
-        folders.append(Path(named))
+        libraries.insert(0, Path(named))
     before = os.environ.get("LD_LIBRARY_PATH", "")
-    os.environ["LD_LIBRARY_PATH"] = ":".join([*map(str, folders), *filter(None, [before])])
-    # The interpreter inside the server does not know of a virtual environment.
-    os.environ["PYTHONPATH"] = ":".join(path for path in sys.path if path)
-    os.environ["PYTHONHOME"] = f"{sys.base_prefix}:{sys.base_exec_prefix}"
+    os.environ["LD_LIBRARY_PATH"] = ":".join([*map(str, libraries), *filter(None, [before])])
 
 
 def _free_ports(count: int) -> list[int]:
