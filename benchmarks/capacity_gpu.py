@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _arguments(title: str) -> argparse.Namespace:
-    everything = (OURS, *PEERS, FULL)
+    everything = (OURS, *PEERS, FULL)  # in this order: the last are the first to go where time is short
     parser = Report.parser("capacity_gpu", title)
     parser.add_argument("--products", type=int, default=1_000_000)
     parser.add_argument("--candidates", type=int, default=DEPTH)
@@ -184,7 +184,9 @@ def environment(system: str, sites: Path | None) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
     }
     own = Path(sites).absolute() / system if sites is not None else None
-    if own is not None and own.is_dir() and not (own / "bin" / "python").exists():
+    if own is not None and own.is_dir():
+        # Of a virtual environment too: PYTHONPATH would go before its packages.
+        own = next((own / "lib").glob("python3*/site-packages"), own)
         before = variables.get("PYTHONPATH")
         variables["PYTHONPATH"] = f"{own}:{before}" if before else str(own)
     return variables

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,8 +23,11 @@ from benchmarks.gpu_load import BusyMeter, closed_loop
 from searchpipe.files import write_json
 from searchpipe.replay.capacity import Run
 
+if TYPE_CHECKING:
+    from benchmarks.capacity_world import PeerWorld
+
 OURS, FULL = "searchpipe", "searchpipe_full"
-PEERS = ("sentence_transformers", "torch_batched", "infinity", "pytriton")
+PEERS = ("sentence_transformers", "infinity", "pytriton", "torch_batched")
 _WARM_UP = 24
 _COMPARED = 12
 _TRIAL_S = 1.0
@@ -212,7 +216,7 @@ def variants(job: Job) -> dict[str, Callable[[], System]]:
     return peer_variants(job.system, world)
 
 
-def peer_variants(name: str, world: object) -> dict[str, Callable[[], System]]:
+def peer_variants(name: str, world: PeerWorld) -> dict[str, Callable[[], System]]:
     """Settings of a system beside ours."""
     if name == "sentence_transformers":
         from benchmarks.peer_sentence import SentenceTransformersSystem

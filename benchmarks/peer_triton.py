@@ -56,13 +56,12 @@ class TritonSystem:
         self._closed = False
 
         def function(search: TorchSearch) -> Any:
-            @batch  # type: ignore[misc, unused-ignore]
             def infer(query: Any) -> dict[str, Any]:
                 found = search.answer([one.decode() for one in query.reshape(-1).tolist()])
                 rows = np.array([one.documents for one in found], np.int64)
                 return {"rows": rows, "scores": np.array([one.scores for one in found], np.float32)}
 
-            return infer
+            return batch(infer)
 
         ports = _free_ports(2)
         self._url = f"grpc://127.0.0.1:{ports[0]}"

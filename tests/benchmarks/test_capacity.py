@@ -243,8 +243,10 @@ def test_a_systems_own_packages_go_first(tmp_path: Path, monkeypatch: pytest.Mon
     python = tmp_path / "pytriton" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()
+    packages = tmp_path / "pytriton" / "lib" / "python3.12" / "site-packages"
+    packages.mkdir(parents=True)
     assert interpreter("pytriton", tmp_path) == str(python)
-    assert environment("pytriton", tmp_path)["PYTHONPATH"] == "before"
+    assert environment("pytriton", tmp_path)["PYTHONPATH"] == f"{packages}:before"
 
 
 def a_result(system: str, rate: float, top: list[list[int]]) -> Result:
