@@ -216,8 +216,7 @@ def search(
     # By what failed: a rate that held above one that did not was luck.
     failed = min((seen.rate for seen in found.runs if not seen.holds), default=float("inf"))
     rate = max((seen.rate for seen in found.runs if seen.holds and seen.rate < failed), default=0.0)
-    if rate and failed == float("inf"):
-        found.why = "the search ended at twice the first guess, which still held"
+    untried = rate if failed == float("inf") else float("inf")
     around = around_confirmed or (lambda measured: measured())
     while rate >= _LEAST_RATE * guess:
         longer = around(partial(run, rate, timing.confirm_s, seed + 1))
@@ -225,10 +224,12 @@ def search(
         found.runs.append(longer)
         if longer.holds:
             found.rate, found.confirmed = rate, longer
+            if rate == untried:
+                found.why = found.why or "the search ended at twice the first guess, which still held"
             return
         rate /= 1 + TOLERANCE
         if now() > ends + timing.confirm_s:
-            found.why = found.why or "no rate held in the longer run before the time was over"
+            found.why = "no rate held in the longer run before the time was over"
             return
 
 
