@@ -73,7 +73,7 @@ def test_where_the_large_one_cannot_be_had_the_cpu_scores_with_the_small_one(
 
 def test_a_model_made_for_cpus_stays_there_when_it_is_named(
     world: World,
-    gpu_config: Callable[..., dict[str, Any]],  # noqa: F811
+    gpu_config: Callable[..., dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As ``models.scorer = "tiny-cross"`` on a machine with a GPU."""
