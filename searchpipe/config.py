@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from searchpipe.breaker import BreakerPolicy
+from searchpipe.cache.settings import CacheSettings
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.device.settings import GpuSettings
 from searchpipe.errors import ConfigError
@@ -137,6 +138,7 @@ class Config(Settings, frozen=True):
     diversify: DiversifySettings = DiversifySettings()
     breaker: BreakerPolicy = BreakerPolicy(failures=5, cool_down_s=1.0, max_cool_down_s=30.0)
     gpu: GpuSettings = GpuSettings()
+    cache: CacheSettings = CacheSettings()
     serve: ServeSettings = ServeSettings()
     metrics: MetricsSettings = MetricsSettings()
     live: LiveSettings = LiveSettings()

@@ -11,6 +11,7 @@ from searchpipe.live.lineup import Lineup
 from searchpipe.stages.base import Stage
 
 if TYPE_CHECKING:
+    from searchpipe.cache import CacheStats
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.gpu_engines import GpuEngines
 
@@ -56,6 +57,11 @@ class Serving:
     def stages(self) -> tuple[Stage, ...]:
         """Of the serving version."""
         return self._lineup.current.pipeline.stages
+
+    @property
+    def caches(self) -> dict[str, CacheStats]:
+        """Of the serving version, which begins with empty ones."""
+        return self._lineup.current.pipeline.caches
 
     @property
     def config(self) -> Config:
