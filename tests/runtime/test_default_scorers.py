@@ -15,7 +15,7 @@ from searchpipe.models.builtin import BuiltinModel
 from searchpipe.models.settings import DEFAULT_GPU_CROSS_ENCODER
 from searchpipe.pipeline import Pipeline
 from tests.conftest import World
-from tests.runtime.test_gpu_pipeline import gpu_config  # noqa: F401 - a fixture
+from tests.runtime.gpu_world import gpu_config  # noqa: F401 - a fixture
 
 pytest.importorskip("sympy")
 ABSENT = f"pypi:not-there==1.0#sha256={'0' * 64}&path=model.onnx"
