@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from searchpipe.catalog.optional import require
-
-if TYPE_CHECKING:
-    from searchpipe.live.pipeline import LivePipeline
-    from searchpipe.pipeline import Pipeline
+from searchpipe.metrics.collector import Collector
 
 # Name, help, attribute of the cache's statistics.
 _COUNTERS = (
@@ -25,31 +20,18 @@ _GAUGES = (
 )
 
 
-class CacheCollector:
-    """A collector for one pipeline's caches, without samples where none is on. Any thread may call anything.
+class CacheCollector(Collector):
+    """A collector for one pipeline's caches, without samples where none is on.
 
-    Raises:
-        MissingDependencyError: prometheus-client is not installed.
+    Of a live pipeline, those of the version that serves.
     """
 
-    def __init__(self, pipeline: Pipeline | LivePipeline) -> None:
-        self._core = require("prometheus_client.core", "metrics")
-        self._pipeline = pipeline
-
-    def describe(self) -> Iterator[Any]:
-        """All families, without samples."""
-        yield from self._families().values()
-
-    def collect(self) -> Iterator[Any]:
-        """All families, as of now; of a live pipeline those of the version that serves."""
-        families = self._families()
+    def _fill(self, families: dict[str, Any]) -> None:
         for cache, stats in self._pipeline.caches.items():
             for name, _, attribute in (*_COUNTERS, *_GAUGES):
                 families[name].add_metric([cache], getattr(stats, attribute))
-        yield from families.values()
 
-    def _families(self) -> dict[str, Any]:
+    def _families(self) -> list[Any]:
         counter, gauge = self._core.CounterMetricFamily, self._core.GaugeMetricFamily
-        made = [counter(name, text, labels=["cache"]) for name, text, _ in _COUNTERS]
-        made += [gauge(name, text, labels=["cache"]) for name, text, _ in _GAUGES]
-        return {family.name: family for family in made}
+        counters = [counter(name, text, labels=["cache"]) for name, text, _ in _COUNTERS]
+        return counters + [gauge(name, text, labels=["cache"]) for name, text, _ in _GAUGES]
