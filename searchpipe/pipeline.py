@@ -20,7 +20,6 @@ from searchpipe.deadline import Deadline, QueryCancelled
 from searchpipe.described import described
 from searchpipe.errors import ClosedError, ForkedError
 from searchpipe.forks import Inherited
-from searchpipe.identity import engine_version
 from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
 from searchpipe.query import checked_query
@@ -64,12 +63,7 @@ class Pipeline:
         self._runner = StageRunner(stages, self._config.budget.shares, CostModel())
         self._snapshot = snapshot
         self._gpu = gpu
-        self._answers = Answers(
-            self._runner,
-            self._config.cache,
-            snapshot=snapshot.version if snapshot is not None else "",
-            engine=engine_version(self._config, self._runner.stages),
-        )
+        self._answers = Answers.of(self._runner, self._config, snapshot)
         self._lock = threading.Condition()
         self._running = 0
         self._closed = False

@@ -12,10 +12,13 @@ import msgspec
 from searchpipe.cache.bounded import BoundedCache, CacheStats
 from searchpipe.cache.bypass import bypassed
 from searchpipe.cache.keys import Key, key_of, size_of
+from searchpipe.identity import engine_version
 from searchpipe.page import Hit, Page, Span, Trace
 
 if TYPE_CHECKING:
     from searchpipe.cache.settings import CacheSettings
+    from searchpipe.catalog.snapshot import Snapshot
+    from searchpipe.config import Config
     from searchpipe.runner import StageRunner
     from searchpipe.stages.base import Work
 
@@ -59,6 +62,12 @@ class Answers:
                 clock=clock,
             )
 
+    @classmethod
+    def of(cls, runner: StageRunner, config: Config, snapshot: Snapshot | None) -> Answers:
+        """The answers of a pipeline."""
+        version = snapshot.version if snapshot is not None else ""
+        return cls(runner, config.cache, snapshot=version, engine=engine_version(config, runner.stages))
+
     def ready(self, work: Work) -> Page | None:
         """The answer, if it can be had without any work; counted as a miss only by :meth:`run`."""
         pages = self._pages
@@ -77,7 +86,8 @@ class Answers:
         pages = self._pages
         if pages is None or bypassed():
             return self._computed(work)
-        key = key_of(work.query, *self._versions)
+        # What was given up before the first stage may have changed the query; it is no longer the caller's.
+        key = None if work.degradations else key_of(work.query, *self._versions)
         if key is None:
             pages.pass_by()
             return self._computed(work)

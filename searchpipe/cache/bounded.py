@@ -26,7 +26,7 @@ class CacheStats:
         misses: lookups that did not.
         evictions: entries that gave way because a bound was reached.
         expirations: entries that were found too old.
-        bypassed: queries that have no key, and values that could not be kept.
+        bypassed: queries that have no key or are cut short already, and values that could not be kept.
         entries: held now, expired ones included until they are met.
         bytes: of these, estimated.
         max_entries: the bound.

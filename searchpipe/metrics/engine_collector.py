@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from searchpipe import __version__
+from searchpipe.catalog.optional import require
 from searchpipe.errors import SearchpipeError
-from searchpipe.metrics.collector import Collector
 
 if TYPE_CHECKING:
     from searchpipe.gpu_engines import GpuEngines
+    from searchpipe.live.pipeline import LivePipeline
+    from searchpipe.pipeline import Pipeline
     from searchpipe.runtime.engine_chain import EngineChain
 
 # Name, help, attribute of the scorer's statistics. Batch fill is real over padded tokens, waste the rest.
@@ -35,10 +38,24 @@ _RECALL_COUNTERS = (
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
-class PipelineCollector(Collector):
-    """A collector for what one pipeline runs on."""
+class PipelineCollector:
+    """A collector for one pipeline. Any thread may call anything; a closed pipeline has nothing to tell.
 
-    def _fill(self, families: dict[str, Any]) -> None:
+    Raises:
+        MissingDependencyError: prometheus-client is not installed.
+    """
+
+    def __init__(self, pipeline: Pipeline | LivePipeline) -> None:
+        self._core = require("prometheus_client.core", "metrics")
+        self._pipeline = pipeline
+
+    def describe(self) -> Iterator[Any]:
+        """All families, without samples."""
+        yield from self._families().values()
+
+    def collect(self) -> Iterator[Any]:
+        """All families, as of now."""
+        families = self._families()
         pipeline = self._pipeline
         running, waiting = pipeline.load
         families["searchpipe_in_flight"].add_metric([], running)
@@ -51,11 +68,12 @@ class PipelineCollector(Collector):
             families["searchpipe_stage"].add_metric([stage.name], {"settings": stage.describe()})
         if pipeline.gpu is not None:
             _add_engines(families, pipeline.gpu)
+        yield from families.values()
 
-    def _families(self) -> list[Any]:
+    def _families(self) -> dict[str, Any]:
         core = self._core
         engine = ["engine"]
-        return [
+        made = [
             core.GaugeMetricFamily("searchpipe_in_flight", "Queries that run now."),
             core.GaugeMetricFamily("searchpipe_waiting", "Queries that wait for a thread."),
             core.InfoMetricFamily("searchpipe_build", "The release."),
@@ -84,6 +102,7 @@ class PipelineCollector(Collector):
             *(core.GaugeMetricFamily(name, text, labels=engine) for name, text, _ in _ENGINE_GAUGES),
             *(core.CounterMetricFamily(name, text) for name, text, _ in _RECALL_COUNTERS),
         ]
+        return {family.name: family for family in made}
 
 
 def _add_engines(families: dict[str, Any], gpu: GpuEngines) -> None:

@@ -340,6 +340,22 @@ def test_a_caller_who_left_gets_nothing() -> None:
         answers.run(work)
 
 
+def test_what_was_given_up_before_the_first_stage_is_on_the_page() -> None:
+    runner = StageRunner([recall(), middle(), page()], {}, CostModel())
+    answers = Answers(runner, CacheSettings(results_entries=5))
+
+    def work() -> Work:
+        return Work(Query("x", 3, without=frozenset({"middle"})), Deadline(math.inf), runner.costs)
+
+    assert not answers.run(work()).degraded
+    lightened = work()
+    lightened.degrade("busy", "middle")  # left out for others' sake, not because the caller said so
+    found = answers.run(lightened)
+    assert found.degraded
+    assert not found.cached
+    assert answers.run(work()).cached
+
+
 def test_many_threads_get_the_right_pages(snapshot_folder: Path) -> None:
     texts = ["red shoes", "boots", "toy car", "garden hose", "red", "blue"]
     tight = {"cache": {"results_entries": 3, "results_ttl_s": 0.005, "embeddings_entries": 2}}

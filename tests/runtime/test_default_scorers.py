@@ -15,7 +15,6 @@ from searchpipe.models.builtin import BuiltinModel
 from searchpipe.models.settings import DEFAULT_GPU_CROSS_ENCODER
 from searchpipe.pipeline import Pipeline
 from tests.conftest import World
-from tests.runtime.gpu_world import gpu_config  # noqa: F401 - a fixture
 
 pytest.importorskip("sympy")
 ABSENT = f"pypi:not-there==1.0#sha256={'0' * 64}&path=model.onnx"
@@ -42,7 +41,7 @@ def auto(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_each_device_has_its_own(
     world: World,
-    gpu_config: Callable[..., dict[str, Any]],  # noqa: F811
+    gpu_config: Callable[..., dict[str, Any]],
     defaults: Callable[..., None],
 ) -> None:
     defaults()
@@ -57,7 +56,7 @@ def test_each_device_has_its_own(
 
 def test_where_the_large_one_cannot_be_had_the_cpu_scores_with_the_small_one(
     world: World,
-    gpu_config: Callable[..., dict[str, Any]],  # noqa: F811
+    gpu_config: Callable[..., dict[str, Any]],
     defaults: Callable[..., None],
 ) -> None:
     defaults(absent=DEFAULT_GPU_CROSS_ENCODER)

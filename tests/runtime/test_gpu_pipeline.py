@@ -13,9 +13,9 @@ from searchpipe.errors import ConfigError
 from searchpipe.pipeline import Pipeline
 from tests.conftest import World
 from tests.fakes.cuda_driver import FakeDriver
-from tests.runtime.gpu_world import Config, gpu_config, ids, on_cpu
+from tests.runtime.gpu_world import Config, ids, on_cpu
 
-__all__ = ["gpu_config", "on_cpu"]
+__all__ = ["on_cpu"]
 
 
 def test_the_page_is_the_cpus(

@@ -16,9 +16,9 @@ from searchpipe.pipeline import Pipeline
 from searchpipe.recall import open as recall_open
 from tests.conftest import World
 from tests.fakes.cuda_driver import ILLEGAL_ADDRESS, FakeDriver
-from tests.runtime.gpu_world import Config, gpu_config, ids, on_cpu
+from tests.runtime.gpu_world import Config, ids, on_cpu
 
-__all__ = ["gpu_config", "on_cpu"]
+__all__ = ["on_cpu"]
 
 
 def test_auto_leaves_one_part_to_the_cpu_with_the_reason(

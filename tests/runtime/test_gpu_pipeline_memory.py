@@ -12,9 +12,7 @@ from searchpipe.pipeline import Pipeline
 from searchpipe.recall import open as recall_open
 from tests.conftest import World
 from tests.fakes.cuda_driver import FakeDriver
-from tests.runtime.gpu_world import Config, gpu_config, on_cpu
-
-__all__ = ["gpu_config", "on_cpu"]
+from tests.runtime.gpu_world import Config
 
 
 def test_everything_is_given_back_and_closing_twice_is_fine(
