@@ -19,6 +19,7 @@ def described(pipeline: Pipeline) -> str:
         share = f"{budget.shares[stage.name]:4.0%}" if stage.name in budget.shares else "   -"
         lines.append(f"  {stage.name:<10} {share}  {flow:<34} {stage.describe()}")
     lines += [f"  cache      {name}: {stats.line()}" for name, stats in pipeline.caches.items()]
+    lines += [f"  breakers   {line}" for line in pipeline.breakers.lines()]
     if pipeline.gpu is not None:
         lines += [f"  gpu        {line}" for line in pipeline.gpu.lines()]
     return "\n".join(lines)

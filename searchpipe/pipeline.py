@@ -24,6 +24,7 @@ from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
 from searchpipe.query import checked_query
 from searchpipe.runner import StageRunner
+from searchpipe.stage_breakers import StageBreakers
 from searchpipe.stages.base import Stage, Work
 from searchpipe.waiting_room import WaitingRoom
 
@@ -60,7 +61,8 @@ class Pipeline:
         gpu: GpuEngines | None = None,
     ) -> None:
         self._config = config or Config()
-        self._runner = StageRunner(stages, self._config.budget.shares, CostModel())
+        breakers = StageBreakers.configured(self._config)
+        self._runner = StageRunner(stages, self._config.budget.shares, CostModel(), breakers)
         self._snapshot = snapshot
         self._gpu = gpu
         self._answers = Answers.of(self._runner, self._config, snapshot)
@@ -209,10 +211,7 @@ class Pipeline:
         self._observers.add(observer)
 
     def describe(self) -> str:
-        """The stages as a table: name, what it reads and writes, share of the budget, settings.
-
-        Behind it what is cached, and what runs on the GPU and why something does not.
-        """
+        """The stages as a table (slots, share of the budget, settings), then caches, breakers and GPU."""
         return described(self)
 
     def warm_up(
@@ -231,6 +230,11 @@ class Pipeline:
     def costs(self) -> CostModel:
         """What steps have cost so far."""
         return self._runner.costs
+
+    @property
+    def breakers(self) -> StageBreakers:
+        """What leaves failing and slow stages out for a while."""
+        return self._runner.breakers
 
     @property
     def snapshot(self) -> Snapshot | None:

@@ -37,8 +37,11 @@ class CsvTable:
         delimiter = max(",;\t", key=first.count)
         try:
             header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
-        except csv.Error as error:  # a carriage return inside the line, which is no end of line here
-            raise CatalogError(f"The header line of {self._path} is not valid CSV: {error}.") from error
+        except csv.Error as error:  # such as a carriage return between two names
+            raise CatalogError(
+                f"The header line of {self._path} is not valid CSV: {error}.",
+                cure="Name the columns in its first line, and end it with a line feed.",
+            ) from error
         if not any(header):
             raise CatalogError(
                 f"{self._path} has no header line.", cure="Name the columns in its first line."
