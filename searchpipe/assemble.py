@@ -7,8 +7,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from searchpipe.arrays import Float32
 from searchpipe.assemble_gpu import Wanted, open_engines
 from searchpipe.backends.cores import available_cores
+from searchpipe.cache import BoundedCache
 from searchpipe.errors import ConfigError, ModelError, PipelineError
 from searchpipe.gate import ComputeGate
 from searchpipe.gpu_engines import GpuEngines
@@ -154,7 +156,9 @@ class _Builder:
                 f"the snapshot holds vectors of {self._snapshot.dense.dim}.",
                 cure="Index again with this model.",
             )
-        return Encode(encoder, gate, places=self.engines.places, model=model.name)
+        kept = self._config.cache.embeddings_entries
+        cache = BoundedCache[Float32](kept) if kept else None
+        return Encode(encoder, gate, places=self.engines.places, cache=cache, model=model.name)
 
     def _recall(self) -> Stage:
         settings = self._config.recall

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from searchpipe.cache.settings import CacheSettings
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.device.settings import GpuSettings
 from searchpipe.errors import ConfigError
@@ -137,6 +138,7 @@ class Config(Settings, frozen=True):
     diversify: DiversifySettings = DiversifySettings()
     breaker: StageBreakerSettings = StageBreakerSettings()
     gpu: GpuSettings = GpuSettings()
+    cache: CacheSettings = CacheSettings()
     serve: ServeSettings = ServeSettings()
     metrics: MetricsSettings = MetricsSettings()
     live: LiveSettings = LiveSettings()

@@ -7,6 +7,7 @@ child. Using such an object hangs, and so does freeing it, because its destructo
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any
 from weakref import WeakSet
@@ -37,8 +38,6 @@ class Inherited:
         self._objects.discard(one)
 
     def _forsake(self) -> None:
-        import ctypes
-
         inherited, self._objects = list(self._objects), WeakSet()
         if inherited:
             _end_without_destructors()
@@ -50,14 +49,36 @@ class Inherited:
                 forsake()
 
 
-def _end_without_destructors() -> None:
-    """End this process before the exit handlers of C++ libraries: ONNX Runtime's waits for lost threads.
-
-    glibc calls the function registered last first, with the exit status, when Python has finished. Elsewhere
-    a child of ``os.fork`` must end by ``os._exit``, as those of ``multiprocessing`` do.
-    """
-    import ctypes
-
+def _exit_functions() -> tuple[Any, Any] | None:
+    """``on_exit`` and ``_exit`` of the C library, where it has both: glibc."""
+    if not hasattr(os, "register_at_fork"):
+        return None
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "on_exit"):
-        libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
+    if not hasattr(libc, "on_exit"):  # musl, macOS
+        return None
+    return libc.on_exit, ctypes.cast(libc._exit, ctypes.c_void_p)
+
+
+# Looked up before any fork: a child should not have to ask a loader that another thread may have been using.
+_EXIT_FUNCTIONS = _exit_functions()
+
+
+def _end_without_destructors() -> None:
+    """End this process before the exit handlers of C and C++ libraries.
+
+    Needed: in a child that ends by ``sys.exit`` or by returning from its main module, ONNX Runtime's handler
+    waits for its threads, which stayed in the parent, and the child hangs for ever (``tests/test_forks.py``
+    does without this). Keeping the sessions alive does not help, for it is a global object that waits.
+
+    Safe as far as it goes: only a child that inherited an open pipeline or engine comes here. glibc calls the
+    function registered last first, so ``_exit`` runs after all of Python's own end (``atexit``, flushed
+    ``sys.stdout``, exit code: glibc passes it as the first argument) and after what the child itself
+    registered later; registered twice it does no more. Skipped are the handlers from before the fork:
+    destructors of global objects, and the flush of C's own buffered files, which hold what the parent wrote
+    and will flush itself. A program started by ``exec`` has none of this.
+
+    Elsewhere such a child must end by ``os._exit``, as those of ``multiprocessing`` do.
+    """
+    if _EXIT_FUNCTIONS is not None:
+        on_exit, end = _EXIT_FUNCTIONS
+        on_exit(end, None)

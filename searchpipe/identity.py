@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from searchpipe.config import Config
     from searchpipe.stages.base import Stage
 
-_NOT_IN_ANSWERS = ("serve", "metrics", "live", "index")
+_NOT_IN_ANSWERS = ("serve", "metrics", "live", "index", "cache")
 """Tables of the configuration that no page depends on."""
 
 

@@ -83,6 +83,7 @@ class Page:
     """The answer to one query: iterable and indexable like a list of :class:`Hit`.
 
     ``snapshot`` names the version of the data that made it, ``engine`` that of the models and settings.
+    ``cached``: it was made for an earlier query; the trace is this query's own.
     """
 
     query: str
@@ -92,6 +93,7 @@ class Page:
     snapshot: str = ""
     extras: dict[str, Any] = field(default_factory=dict)
     engine: str = ""
+    cached: bool = False
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)

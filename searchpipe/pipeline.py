@@ -12,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from searchpipe.cache.answers import Answers
+from searchpipe.cache.bypass import uncached
 from searchpipe.config import Config, load_config
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Deadline, QueryCancelled
+from searchpipe.described import described
 from searchpipe.errors import ClosedError, ForkedError
 from searchpipe.forks import Inherited
-from searchpipe.identity import engine_version
 from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
 from searchpipe.query import checked_query
@@ -27,6 +29,7 @@ from searchpipe.stages.base import Stage, Work
 from searchpipe.waiting_room import WaitingRoom
 
 if TYPE_CHECKING:
+    from searchpipe.cache import CacheStats
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.gpu_engines import GpuEngines
 
@@ -62,8 +65,7 @@ class Pipeline:
         self._runner = StageRunner(stages, self._config.budget.shares, CostModel(), breakers)
         self._snapshot = snapshot
         self._gpu = gpu
-        self._version = snapshot.version if snapshot is not None else ""
-        self._engine = engine_version(self._config, self._runner.stages)
+        self._answers = Answers.of(self._runner, self._config, snapshot)
         self._lock = threading.Condition()
         self._running = 0
         self._closed = False
@@ -173,6 +175,9 @@ class Pipeline:
         """
         try:
             work = self._begin(text, k, budget_ms, filters, context, priority, without)
+            if (page := self._answers.ready(work)) is not None:
+                self._observers.answered(page)
+                return page
             due = work.deadline.start + work.deadline.budget_s
             # The caller's context variables go along: a tracer finds its parent span in them.
             job = partial(contextvars.copy_context().run, self._answer, work)
@@ -206,22 +211,8 @@ class Pipeline:
         self._observers.add(observer)
 
     def describe(self) -> str:
-        """The stages as a table: name, what it reads and writes, share of the budget, settings.
-
-        Behind it what is left out for its failures, what runs on the GPU, and why something does not.
-        """
-        shares = self._config.budget.shares
-        lines = [f"budget {self._config.budget.default_ms:g} ms, {len(self._runner.stages)} stages"]
-        if self._snapshot is not None:
-            lines[0] += f", snapshot {self._snapshot.version} with {self._snapshot.count} products"
-        for stage in self._runner.stages:
-            flow = f"{', '.join(stage.reads) or '-'} -> {', '.join(stage.writes) or '-'}"
-            share = f"{shares[stage.name]:4.0%}" if stage.name in shares else "   -"
-            lines.append(f"  {stage.name:<10} {share}  {flow:<34} {stage.describe()}")
-        lines += [f"  breakers   {line}" for line in self.breakers.lines()]
-        if self._gpu is not None:
-            lines += [f"  gpu        {line}" for line in self._gpu.lines()]
-        return "\n".join(lines)
+        """The stages as a table (slots, share of the budget, settings), then caches, breakers and GPU."""
+        return described(self)
 
     def warm_up(
         self,
@@ -230,8 +221,9 @@ class Pipeline:
     ) -> float:
         """Answer queries for nobody, so that buffers are allocated and costs known; returns seconds."""
         begin = Deadline(math.inf)
-        for text in (*texts, *texts):
-            self._answer(self._begin(text, 10, budget_ms, None, None), told=False)
+        with uncached():
+            for text in (*texts, *texts):
+                self._answer(self._begin(text, 10, budget_ms, None, None), told=False)
         return begin.elapsed()
 
     @property
@@ -260,6 +252,11 @@ class Pipeline:
         return self._runner.stages
 
     @property
+    def caches(self) -> dict[str, CacheStats]:
+        """``results`` and ``embeddings`` -> figures of each cache that is on."""
+        return self._answers.stats()
+
+    @property
     def config(self) -> Config:
         """What the pipeline was told."""
         return self._config
@@ -281,6 +278,7 @@ class Pipeline:
         if room is not None:
             room.close()
         self._own_observers.close()
+        self._answers.close()
         _open_pipelines.discard(self)
         if self._gpu is not None:
             self._gpu.close()
@@ -315,7 +313,7 @@ class Pipeline:
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:
         with self._entered():
-            page = self._runner.run(work, snapshot=self._version, engine=self._engine)
+            page = self._answers.run(work)
             if told:
                 self._observers.answered(page)
             return page

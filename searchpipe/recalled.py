@@ -22,16 +22,18 @@ class Recalled:
 
     def __init__(self, snapshot: Snapshot, config: Config | None = None) -> None:
         from searchpipe.assemble import assemble
+        from searchpipe.cache.settings import CacheSettings
         from searchpipe.config import Config
         from searchpipe.device.settings import GpuSettings
         from searchpipe.pipeline import Pipeline
 
         stages = ("tokenize", "encode", "recall", "page")
         # Recall alone needs no GPU, and whoever trains or calibrates beside it may want all of it.
+        # Nor caches: what the page's stand-in has seen is not on the page.
         chosen = msgspec.structs.replace(
-            (config or Config()).with_stages(stages), gpu=GpuSettings(use="never")
+            (config or Config()).with_stages(stages), gpu=GpuSettings(use="never"), cache=CacheSettings()
         )
-        self._page = _Keep()
+        self._page = KeptWork()
         self._owned = ExitStack()
         assembly = assemble(snapshot, chosen, {"page": self._page})
         self._owned.callback(assembly.engines.close)
@@ -50,7 +52,9 @@ class Recalled:
         self._owned.close()
 
 
-class _Keep:
+class KeptWork:
+    """Stands in for the page and keeps what the stages before it found. One thread at a time."""
+
     name, essential = "page", True
     reads: tuple[str, ...] = ("candidates",)
     writes: tuple[str, ...] = ("hits",)

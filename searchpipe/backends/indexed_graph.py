@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from searchpipe.backends.onnx_prune import prune
 from searchpipe.catalog.optional import require
 from searchpipe.errors import ModelError
 
@@ -116,17 +117,7 @@ class IndexedGraph:
 
     def drop_unused(self) -> None:
         """Remove nodes and initializers that no output needs."""
-        needed = {node.name for node in self.proto.output}
-        kept = []
-        for node in reversed(self.nodes):
-            if needed & set(node.output):
-                kept.append(node)
-                needed |= set(node.input)
-        del self.nodes[:]
-        self.nodes.extend(reversed(kept))
-        tensors = [tensor for tensor in self.proto.initializer if tensor.name in needed]
-        del self.proto.initializer[:]
-        self.proto.initializer.extend(tensors)
+        prune(self.proto)
         self._index()  # lists of protobuf hold copies of what is put into them
 
     def save(self, out: Path) -> None:

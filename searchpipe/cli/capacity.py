@@ -143,5 +143,6 @@ def capacity_command(
 def _line(run: Run) -> str:
     p99 = "-" if run.p99_ms is None else f"{run.p99_ms:,.1f} ms"
     lost = f", {run.failed_share:.2%} without an answer" if run.failed_share else ""
+    kept = f", {run.cached_share:.1%} out of the result cache" if run.cached_share else ""
     verdict = "holds" if run.holds else "does not hold"
-    return f"{run.rate:10,.1f} queries/s: P99 {p99}{lost}, {run.degraded_share:.1%} degraded: {verdict}"
+    return f"{run.rate:10,.1f} queries/s: P99 {p99}{lost}, {run.degraded_share:.1%} degraded{kept}: {verdict}"

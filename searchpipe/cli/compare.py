@@ -189,6 +189,9 @@ def print_comparison(console: Console, report: ComparisonReport) -> None:
             f"Overlap of the pages (RBO): {overlap.mean:.3f}, "
             f"{overlap.same_pages:,} of {overlap.queries:,} are the same."
         )
+    for letter, side in (("A", report.a), ("B", report.b)):
+        if side.cached:
+            console.print(f"{letter}: a result cache gave {side.cached:,} of {side.answered:,} answers.")
     for row in report.changed[:5]:
         console.print(f"  changed: {row.query} (overlap {row.rbo:.3f})", markup=False, highlight=False)
     for check in report.checks:

@@ -252,7 +252,7 @@ def print_report(console: Console, report: Report) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from searchpipe.replay.report_html import groups_of, percent
+    from searchpipe.replay.report_html import cached_words, groups_of, percent
 
     title = f"{report.load}, {report.duration_s:,.1f} s; latency from the intended start, in ms"
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
@@ -271,6 +271,8 @@ def print_report(console: Console, report: Report) -> None:
             _cell(group.quality.rr, 3),
         )
     console.print(table)
+    if report.whole.cached:
+        console.print(f"A result cache gave {cached_words(report.whole)}.", highlight=False)
     for row in report.degradations[:8]:
         console.print(f"[yellow]degraded[/] {row.share:7.2%}  {escape(f'{row.stage} ({row.reason})')}")
     for code, count in list(report.errors.items())[:8]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from searchpipe.cache import uncached
 from searchpipe.errors import SearchpipeError, SwapError
 from searchpipe.live import compare
 from searchpipe.live.compare import Comparison
@@ -47,13 +48,15 @@ def check(
     emptied = degraded = 0
     for text in queries:
         go_on()
-        page = _asked(new, text, settings.budget_ms)
+        with uncached():
+            page = _asked(new, text, settings.budget_ms)
         degraded += page.degraded
         new_ms.append(page.trace.total_ms)
         if live is None:
             continue
         try:
-            before = live(text)
+            with uncached():
+                before = live(text)
         except SearchpipeError:
             continue  # the live version has its own troubles; they are no measure of the new one
         live_ms.append(before.trace.total_ms)

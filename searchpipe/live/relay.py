@@ -43,8 +43,9 @@ class Relay:
         """Pass an answer on."""
         if _REHEARSAL.get():
             return
-        outcome: Outcome = "degraded" if page.degradations else "full"
-        self._watcher.record(self._number, page.trace.total_ms, outcome)
+        if not page.cached:  # which says nothing about the version's models, and is rarer after a switch
+            outcome: Outcome = "degraded" if page.degradations else "full"
+            self._watcher.record(self._number, page.trace.total_ms, outcome)
         self._observers.answered(page)
 
     def refused(self, text: object, error: BaseException) -> None:

@@ -12,6 +12,7 @@ from searchpipe.stage_breakers import StageBreakers
 from searchpipe.stages.base import Stage
 
 if TYPE_CHECKING:
+    from searchpipe.cache import CacheStats
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.gpu_engines import GpuEngines
 
@@ -62,6 +63,11 @@ class Serving:
     def stages(self) -> tuple[Stage, ...]:
         """Of the serving version."""
         return self._lineup.current.pipeline.stages
+
+    @property
+    def caches(self) -> dict[str, CacheStats]:
+        """Of the serving version, which begins with empty ones."""
+        return self._lineup.current.pipeline.caches
 
     @property
     def config(self) -> Config:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from searchpipe.catalog.optional import require
+from searchpipe.metrics.collector import Collector
 
 if TYPE_CHECKING:
     from searchpipe.live.pipeline import LivePipeline
@@ -20,24 +19,14 @@ _COMPARED = (
 )
 
 
-class LiveCollector:
-    """A collector for one live pipeline. Any thread may call anything.
-
-    Raises:
-        MissingDependencyError: prometheus-client is not installed.
-    """
+class LiveCollector(Collector):
+    """A collector for the versions of one live pipeline."""
 
     def __init__(self, live: LivePipeline) -> None:
-        self._core = require("prometheus_client.core", "metrics")
+        super().__init__(live)
         self._live = live
 
-    def describe(self) -> Iterator[Any]:
-        """All families, without samples."""
-        yield from self._families().values()
-
-    def collect(self) -> Iterator[Any]:
-        """All families, as of now."""
-        families = self._families()
+    def _fill(self, families: dict[str, Any]) -> None:
         lineup, history = self._live.lineup, self._live.lineup.history
         serving = lineup.current
         families["searchpipe_live_version"].add_metric(
@@ -56,7 +45,6 @@ class LiveCollector:
             for by, found in (("check", last.check), ("shadow", last.shadow)):
                 if found is not None:
                     self._add(families, by, found)
-        yield from families.values()
 
     @staticmethod
     def _add(families: dict[str, Any], by: str, found: Any) -> None:
@@ -68,9 +56,9 @@ class LiveCollector:
             if not math.isnan(ms):
                 families["searchpipe_live_compared_seconds"].add_metric([by, version], ms / 1e3)
 
-    def _families(self) -> dict[str, Any]:
+    def _families(self) -> list[Any]:
         core = self._core
-        made = [
+        return [
             core.InfoMetricFamily("searchpipe_live_version", "The version that serves."),
             core.GaugeMetricFamily("searchpipe_live_versions_open", "Open versions; 1 when nothing changes."),
             core.GaugeMetricFamily("searchpipe_live_on_trial", "1 while a new version is on trial."),
@@ -92,4 +80,3 @@ class LiveCollector:
                 for name, text, _ in _COMPARED
             ),
         ]
-        return {family.name: family for family in made}

@@ -107,7 +107,7 @@ class QueryMetrics:
 def watch(
     pipeline: Pipeline | LivePipeline, registry: CollectorRegistry | None = None, *, gpu: bool = True
 ) -> None:
-    """Register everything there is to know about a pipeline: its queries, engines, snapshot and GPUs.
+    """Register everything there is to know about a pipeline: its queries, caches, engines, snapshot and GPUs.
 
     Args:
         pipeline: watched from now on, until it is closed; of a live one also its versions.
@@ -120,12 +120,14 @@ def watch(
     """
     prometheus = require("prometheus_client", "metrics")
     from searchpipe.live.pipeline import LivePipeline
+    from searchpipe.metrics.cache_collector import CacheCollector
     from searchpipe.metrics.engine_collector import PipelineCollector
     from searchpipe.metrics.gpu_collector import GpuCollector
 
     chosen = prometheus.REGISTRY if registry is None else registry
     pipeline.observe(QueryMetrics(chosen))
     chosen.register(PipelineCollector(pipeline))
+    chosen.register(CacheCollector(pipeline))
     if isinstance(pipeline, LivePipeline):
         from searchpipe.metrics.live_collector import LiveCollector
 

@@ -70,6 +70,7 @@ def summary(page: Page, *, texts: bool) -> dict[str, Any]:
         "stages": {span.stage: round(span.ms, 3) for span in page.trace.spans},
         "degraded": [f"{d.stage}:{d.reason}" for d in page.degradations],
         "snapshot": page.snapshot,
+        "cached": page.cached,
     }
 
 

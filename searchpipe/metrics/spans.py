@@ -38,6 +38,7 @@ class SpanObserver:
         attributes: dict[str, Any] = {
             "searchpipe.hits": len(page),
             "searchpipe.snapshot": page.snapshot,
+            "searchpipe.cached": page.cached,
             "searchpipe.degraded": [f"{d.stage}:{d.reason}" for d in page.degradations],
         }
         if math.isfinite(trace.budget_ms):

@@ -48,7 +48,10 @@ class CapacitySettings(Settings, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One short run of load at a rate; the P99 is null if nothing waited for an answer."""
+    """One short run of load at a rate; the P99 is null if nothing waited for an answer.
+
+    ``cached_share`` is that of the answers that came out of the target's result cache.
+    """
 
     rate: float
     queries: int
@@ -60,6 +63,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     degraded_share: float
     start_lag_p99_ms: float | None
     holds: bool = False
+    cached_share: float = 0.0
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -45,6 +45,7 @@ def capacity_html(report: CapacityReport) -> str:
             run.p99_ms,
             percent(run.failed_share),
             percent(run.degraded_share),
+            percent(run.cached_share),
             run.start_lag_p99_ms,
             run.holds,
         ]
@@ -58,6 +59,7 @@ def capacity_html(report: CapacityReport) -> str:
         "P99 ms",
         "no answer",
         "degraded",
+        "out of the result cache",
         "P99 of the wait for a caller, ms",
         "holds",
     ]

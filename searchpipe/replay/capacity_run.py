@@ -147,6 +147,7 @@ def one_run(
         failed / whole.queries if whole.queries else 1.0,
         whole.degraded_share or 0.0,
         recorder.lag().p99,
+        cached_share=whole.cached / whole.answered if whole.answered else 0.0,
     )
 
 

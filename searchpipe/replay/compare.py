@@ -175,6 +175,7 @@ class _Pairs:
         self.rows: list[tuple[float, ...]] = []
         self.answered = [0, 0]
         self.degraded = [0, 0]
+        self.cached = [0, 0]
         self.failed: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self.given_up: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
         self._changed: list[tuple[float, float, int, ChangedQuery]] = []
@@ -206,6 +207,7 @@ class _Pairs:
             return Quality()
         self.answered[place] += 1
         self.degraded[place] += bool(answer.degradations)
+        self.cached[place] += answer.cached
         for what in {f"{stage}: {reason}" for stage, reason, _ in answer.degradations}:
             self.given_up[place][what] += 1
         return quality_of(answer.ids, entry.labels, entry.clicks)
@@ -273,6 +275,7 @@ def _side(name: str, pairs: _Pairs, place: int) -> SideFigures:
         dict(pairs.failed[place].most_common(50)),
         pairs.degraded[place],
         dict(pairs.given_up[place].most_common(50)),
+        pairs.cached[place],
     )
 
 

@@ -25,13 +25,14 @@ class Overlap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SideFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One side by itself; failures by code."""
+    """One side by itself; failures by code, and answers out of its result cache."""
 
     name: str
     answered: int
     failed: dict[str, int]
     degraded: int
     degradations: dict[str, int]
+    cached: int
 
 
 class GroupComparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

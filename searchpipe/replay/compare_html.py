@@ -158,6 +158,7 @@ def _sides(report: ComparisonReport) -> str:
                 "failed": side.failed,
                 "degraded": side.degraded,
                 "degradations": side.degradations,
+                "out of the result cache": side.cached,
             }
             for name, side in (("A", report.a), ("B", report.b))
         }

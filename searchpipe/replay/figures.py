@@ -44,6 +44,7 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dropped one counts with the patience of its caller at least); shed ones and errors are apart,
     for they would make a broken target look fast. ``service_ms`` is the target's own account of
     the answered ones. ``goodput_per_s`` counts answers within their budget, by latency.
+    ``cached`` counts answers out of the target's result cache: with any, latency is that of the cache too.
     """
 
     queries: int
@@ -59,6 +60,7 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     goodput_per_s: float
     degraded: int
     degraded_share: float | None
+    cached: int
     quality: QualityFigures
 
 

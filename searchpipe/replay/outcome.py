@@ -36,6 +36,7 @@ class Answer:
         degradations: stage, reason and share given up.
         spans: stage, start and duration in milliseconds.
         snapshot: version that answered.
+        cached: it was made for an earlier query.
     """
 
     items: tuple[Item, ...]
@@ -44,6 +45,7 @@ class Answer:
     degradations: tuple[tuple[str, str, float], ...] = ()
     spans: tuple[tuple[str, float, float], ...] = ()
     snapshot: str = ""
+    cached: bool = False
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -88,6 +90,7 @@ def answer_of(page: Page) -> Answer:
         tuple((d.stage, d.reason, d.amount) for d in page.degradations),
         tuple((span.stage, span.start_ms, span.ms) for span in page.trace.spans),
         page.snapshot,
+        page.cached,
     )
 
 

@@ -23,6 +23,8 @@ def report_html(report: Report) -> str:
         f"P99.9 {ms(whole.latency_ms.p999)} from the intended start; "
         f"{whole.goodput_per_s:,.1f} good answers/s."
     )
+    if whole.cached:
+        lead += paragraph(f"A result cache gave {cached_words(whole)}; the latency is that of the cache too.")
     if report.interrupted:
         lead += paragraph("The replay was interrupted; these are the figures until then.")
     sections = [
@@ -42,6 +44,11 @@ def report_html(report: Report) -> str:
 def ms(value: float | None) -> str:
     """Milliseconds in words."""
     return "–" if value is None else f"{number(value)} ms"
+
+
+def cached_words(group: Group) -> str:
+    """How many answers came out of a result cache."""
+    return f"{group.cached:,} of {group.answered:,} answers ({percent(group.cached / group.answered)})"
 
 
 def groups_of(report: Report) -> list[tuple[str, Group]]:

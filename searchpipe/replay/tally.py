@@ -47,6 +47,7 @@ class Tally:
         self.service = Histogram()
         self.good = 0
         self.degraded = 0
+        self.cached = 0
         self.ndcg, self.recall, self.rr = Mean(), Mean(), Mean()
 
     def add(self, outcome: Outcome, quality: Quality, good: bool) -> None:
@@ -59,6 +60,7 @@ class Tally:
         self.service.record(max(0.0, outcome.answer.total_ms))
         self.good += good
         self.degraded += bool(outcome.answer.degradations)
+        self.cached += outcome.answer.cached
         self.ndcg.add(quality.ndcg)
         self.recall.add(quality.recall)
         self.rr.add(quality.rr)
@@ -80,6 +82,7 @@ class Tally:
             _rate(self.good, seconds),
             self.degraded,
             self.degraded / answered if answered else None,
+            self.cached,
             QualityFigures(self.ndcg.count, self.ndcg.value, self.recall.value, self.rr.count, self.rr.value),
         )
 

@@ -133,6 +133,7 @@ class _Page(msgspec.Struct):
     trace: _Trace
     degradations: tuple[_Degradation, ...] = ()
     snapshot: str = ""
+    cached: bool = False
 
 
 class HttpTarget:
@@ -270,6 +271,7 @@ def parse_page(content: bytes) -> Answer:
         tuple((d.stage, d.reason, d.amount) for d in page.degradations),
         tuple((s.stage, s.start_ms, s.ms) for s in page.trace.spans),
         page.snapshot,
+        page.cached,
     )
 
 

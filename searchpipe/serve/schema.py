@@ -97,6 +97,7 @@ class PageBody(BaseModel):
     snapshot: str
     extras: dict[str, Any]
     engine: str
+    cached: bool = Field(False, description="Made for an earlier query; the trace is this one's.")
 
 
 class FieldProblem(BaseModel):

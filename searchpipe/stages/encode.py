@@ -9,6 +9,7 @@ import numpy as np
 
 from searchpipe import _core
 from searchpipe.arrays import Float32, Int32
+from searchpipe.cache import BoundedCache, bypassed
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.stages.base import Work
@@ -39,6 +40,8 @@ class Encode:
         gate: shared with the other stages that run models on the same cores; an encoder that predicts
             merges its callers itself and needs none.
         places: device memory where an encoder that predicts leaves the vectors as well; None for none.
+        cache: of the vectors of token ids, float32 ``(dim,)``; None for none. What is found there is on
+            the host alone, so that recall on a GPU copies it.
         model: its name, for :meth:`describe`.
     """
 
@@ -53,17 +56,25 @@ class Encode:
         gate: ComputeGate,
         *,
         places: DeviceVectors | None = None,
+        cache: BoundedCache[Float32] | None = None,
         model: str = "encoder",
     ) -> None:
         self._encoder = encoder
         self._forecasting = cast(ForecastingEncoder, encoder) if hasattr(encoder, "predict") else None
         self._gate = gate
         self._places = places
+        self.cache = cache
         self._model = model
 
     def run(self, work: Work) -> None:
         """Encode the query."""
         assert work.tokens is not None
+        cache = None if bypassed() else self.cache
+        key = b"" if cache is None else np.asarray(work.tokens, np.int32).tobytes()
+        if cache is not None and (known := cache.get(key)) is not None:
+            work.vector = known.copy()
+            work.decision = f"{len(work.tokens)} tokens, cached"
+            return
         size = len(work.tokens) + 2  # [CLS] and [SEP]
         vector = self._request(work, size) if self._forecasting is not None else self._step(work, size)
         if vector is None:
@@ -73,6 +84,9 @@ class Encode:
             return
         work.vector = vector
         work.decision = f"{len(work.tokens)} tokens"
+        if cache is not None:
+            kept = np.array(vector, np.float32)  # a copy: not the whole batch that it is a row of
+            cache.put(key, kept, len(key) + kept.nbytes)
 
     def _request(self, work: Work, size: int) -> Float32 | None:
         """Ask an engine that merges its callers; None if it was given up."""

@@ -17,15 +17,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from searchpipe.arrays import Float32
+from searchpipe.recalled import KeptWork
 from searchpipe.train.texts import read_lines
-
-if TYPE_CHECKING:
-    from searchpipe.stages.base import Work
 
 _STAGES = ("tokenize", "encode", "recall", "prerank", "page")
 
@@ -62,32 +59,13 @@ def read_rankings(path: Path) -> list[Ranking]:
     ]
 
 
-class _Capture:
-    """Stands in for the page and keeps what the stages before it found. One thread."""
-
-    name = "page"
-    reads: tuple[str, ...] = ("candidates",)
-    writes: tuple[str, ...] = ("hits",)
-    essential = True
-
-    def __init__(self) -> None:
-        self.work: Work | None = None
-
-    def run(self, work: Work) -> None:
-        self.work = work
-        work.hits = []
-
-    def describe(self) -> str:
-        return "keeps the candidates"
-
-
 def rank(snapshot: Path, queries: Sequence[tuple[str, str]], depth: int) -> Iterator[Ranking]:
     """The first ``depth`` preranked candidates of each ``(id, text)``, with no time limit."""
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.config import Config
     from searchpipe.pipeline import Pipeline
 
-    capture = _Capture()
+    capture = KeptWork()
     with Snapshot.open(snapshot) as opened:
         pipeline = Pipeline.open(opened, Config().with_stages(_STAGES), replace={"page": capture})
         for query_id, text in queries:

@@ -28,8 +28,8 @@ from searchpipe.engine.steps.export import ExportStep
 from searchpipe.engine.steps.source import SourceStep
 from searchpipe.errors import RecipeError
 from tests.conftest import World
-from tests.fakes.bert_export import TinyBert
 from tests.fakes.factory import recipe_of, run_steps
+from tests.fakes.tiny_bert import TinyBert
 from tests.fakes.tiny_tokenizer import SPECIAL
 
 

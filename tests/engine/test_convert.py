@@ -23,9 +23,9 @@ from searchpipe.engine.steps.convert import ConvertStep
 from searchpipe.engine.steps.export import ExportStep
 from searchpipe.engine.steps.source import SourceStep
 from searchpipe.errors import RecipeError
-from tests.fakes.bert_export import TinyBert
 from tests.fakes.factory import recipe_of, run_steps
 from tests.fakes.quantised import break_scales
+from tests.fakes.tiny_bert import TinyBert
 from tests.fakes.tiny_tokenizer import save_tokenizer
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")

@@ -19,8 +19,8 @@ from searchpipe.engine.steps.export import ExportStep
 from searchpipe.engine.steps.sensitivity import SensitivityStep
 from searchpipe.engine.steps.source import SourceStep
 from tests.conftest import World
-from tests.fakes.bert_export import TinyBert
 from tests.fakes.factory import recipe_of, run_steps
+from tests.fakes.tiny_bert import TinyBert
 
 RNG = np.random.default_rng(0)
 REFERENCE = RNG.normal(size=200).astype(np.float32)

@@ -19,8 +19,8 @@ from searchpipe.engine.steps import export
 from searchpipe.engine.steps.export import ExportStep
 from searchpipe.engine.steps.source import SourceStep
 from searchpipe.errors import RecipeError
-from tests.fakes.bert_export import TinyBert
 from tests.fakes.factory import recipe_of, run_steps
+from tests.fakes.tiny_bert import TinyBert
 from tests.fakes.tiny_onnx import TinyModel, save_graph
 from tests.fakes.tiny_tokenizer import SPECIAL, WORDS, save_tokenizer
 

@@ -31,8 +31,8 @@ from searchpipe.engine.trt_build import PlanJob, PlanResult, build, installed, r
 from searchpipe.errors import RecipeError
 from searchpipe.models.cache import sha256_of
 from tests.fakes import trt_builder
-from tests.fakes.bert_export import TinyBert
 from tests.fakes.factory import PROFILE, recipe_of, run_steps
+from tests.fakes.tiny_bert import TinyBert
 from tests.fakes.tiny_tokenizer import save_tokenizer
 
 NO_GPU = CudaFacts(driver="", devices=[], reason="libcuda.so.1 cannot be loaded")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from searchpipe.metrics.live_collector import LiveCollector
 from searchpipe.metrics.prometheus import watch
 from searchpipe.pipeline import Pipeline
 from searchpipe.serve.app import create_app
@@ -32,9 +33,9 @@ def names() -> set[str]:
     with Pipeline([recall(), page()]) as pipeline:
         create_app(pipeline, registry=registry)
         watch(pipeline, registry)
-        families = [
-            family for collector in list(registry._collector_to_names) for family in collector.describe()
-        ]
+        # Only a live pipeline registers its own; what it is has no say in the names.
+        collectors = [*registry._collector_to_names, LiveCollector(cast(Any, None))]
+        families = [family for collector in collectors for family in collector.describe()]
     return {family.name + suffix for family in families for suffix in _SUFFIXES.get(family.type, ("",))}
 
 
@@ -78,6 +79,15 @@ def test_what_the_issue_is_about_is_on_the_dashboard() -> None:
         *("searchpipe_breaker_state", "searchpipe_breaker_trips_total", "searchpipe_engine_returns_total"),
     ):
         assert metric in shown
+
+
+def test_every_metric_of_caches_and_versions_is_on_the_dashboard(names: set[str]) -> None:
+    shown = {
+        name for panel in panels() for target in panel["targets"] for name in _NAME.findall(target["expr"])
+    }
+    wanted = {name for name in names if name.startswith(("searchpipe_cache_", "searchpipe_live_"))}
+    assert len(wanted) >= 18
+    assert wanted <= shown
 
 
 def test_brackets_are_balanced_and_rates_have_a_range() -> None:

@@ -25,6 +25,17 @@ def maker(world):
         recalled.close()
 
 
+def test_what_recall_found_is_never_a_cached_page(world):
+    config = load_config({**world.config, "cache": {"results_entries": 10}})
+    with Snapshot.open(world.snapshot) as snapshot:
+        recalled = Recalled(snapshot, config)
+        first, other, again = (recalled.work(world.queries[n]) for n in (0, 1, 0))
+        recalled.close()
+    assert first is not None
+    assert again not in (None, first, other)
+    np.testing.assert_array_equal(again.candidates.docs, first.candidates.docs)
+
+
 def test_clicks_count_by_the_inverse_propensity_of_their_position():
     shown = [f"p{n}" for n in range(1, 101)]
     assert click_weights(["p1", "p4"], shown, 0.5) == {"p1": 1.0, "p4": 2.0}
