@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from searchpipe.admission import Admission, Allotment
+from searchpipe.admitted_work import AdmittedWork, Services
 from searchpipe.config import Config, load_config
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Deadline, QueryCancelled
@@ -58,6 +60,8 @@ class Pipeline:
     ) -> None:
         self._config = config or Config()
         self._runner = StageRunner(stages, self._config.budget.shares, CostModel())
+        dense_only = "lexical" not in self._config.recall.sources
+        self._services = Services(self._runner.stages, ("vector",) if dense_only else ())
         self._snapshot = snapshot
         self._gpu = gpu
         self._version = snapshot.version if snapshot is not None else ""
@@ -164,9 +168,12 @@ class Pipeline:
 
         The budget runs from this call, waiting for a thread included. The most urgent
         query gets the next free thread. A cancelled call gives its thread back at the next step.
+        When more queries come than can be answered in time, they get a lighter service (fewer candidates
+        scored, none, lexical recall alone), which their pages name as ``admission``.
 
         Raises:
-            OverloadedError: ``pipeline.max_waiting`` calls at least as urgent are already waiting, or
+            OverloadedError: it would be late even with the lightest service (``retry_after_s`` says when
+                to try again), ``pipeline.max_waiting`` calls at least as urgent are already waiting, or
                 this one gave its place up to a more urgent one.
         """
         try:
@@ -175,7 +182,11 @@ class Pipeline:
             # The caller's context variables go along: a tracer finds its parent span in them.
             job = partial(contextvars.copy_context().run, self._answer, work)
             room = self._waiting_room()
-            future = room.submit(job, priority=work.query.priority, due=due)
+
+            def allot(allotment: Allotment) -> None:
+                work.allot(allotment, self._services, room.pressed)
+
+            future = room.submit(job, priority=work.query.priority, due=due, allot=allot)
         except Exception as error:
             self._observers.refused(text, error)
             raise
@@ -257,6 +268,12 @@ class Pipeline:
         return self._config
 
     @property
+    def admission(self) -> Admission | None:
+        """The policy of ``asearch``; None before its first call, or if it is switched off."""
+        room = self._room
+        return None if room is None else room.admission
+
+    @property
     def load(self) -> tuple[int, int]:
         """Queries that run now, and ``asearch`` calls that wait for a thread."""
         room = self._room
@@ -298,12 +315,12 @@ class Pipeline:
         context: Mapping[str, Any] | None,
         priority: int = 0,
         without: Collection[str] = (),
-    ) -> Work:
+    ) -> AdmittedWork:
         deadline = Deadline(self._config.budget.default_ms if budget_ms is None else budget_ms)
         self._check_usable()
         asked = (text, k, filters, context, priority, without)
         query = checked_query(*asked, self._config.pipeline, self._snapshot, self._runner.stages)
-        return Work(query, deadline, self._runner.costs)
+        return AdmittedWork(query, deadline, self._runner.costs)
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:
         with self._entered():
@@ -331,11 +348,20 @@ class Pipeline:
                 if not self._running:
                     self._lock.notify_all()
 
+    def _outside(self) -> int:
+        """Queries of ``search``, on threads of its callers."""
+        admission = self.admission
+        return self._running - (0 if admission is None else admission.running)
+
     def _waiting_room(self) -> WaitingRoom[Page]:
         with self._lock:
             self._check_usable()
             if self._room is None:
-                self._room = WaitingRoom(self._config.pipeline.threads, self._config.pipeline.max_waiting)
+                limits = self._config.pipeline
+                admission = Admission(limits.threads) if limits.admission else None
+                self._room = WaitingRoom(
+                    limits.threads, limits.max_waiting, admission=admission, outside=self._outside
+                )
             return self._room
 
 
