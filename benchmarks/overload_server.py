@@ -43,6 +43,7 @@ class _Door:
         self._longest_queue = 0
         self._most_running = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ready: list[bytes] = []
         self._over = asyncio.Event()
 
     async def listen(self, told: Connection) -> None:
@@ -92,7 +93,13 @@ class _Door:
         self._longest_queue = self._most_running = 0
         return found
 
-    @staticmethod
-    def _send(writer: asyncio.StreamWriter, message: list[Any]) -> None:
+    def _send(self, writer: asyncio.StreamWriter, message: list[Any]) -> None:
+        """All that became ready in one turn of the loop goes out in one call of the system."""
+        if not self._ready:
+            asyncio.get_running_loop().call_soon(self._flush, writer)
+        self._ready.append(msgspec.json.encode(message))
+
+    def _flush(self, writer: asyncio.StreamWriter) -> None:
         if not writer.is_closing():
-            writer.write(msgspec.json.encode(message) + b"\n")
+            writer.write(b"\n".join(self._ready) + b"\n")
+        self._ready.clear()

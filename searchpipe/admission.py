@@ -94,6 +94,7 @@ class Admission:
         self._threads = threads
         self._clock = clock
         self._costs = CostModel(rise=0.1, fall=0.1, margin=0.0, clock=clock)
+        self._means: dict[Service, float | None] = dict.fromkeys(Service)
         self._running: set[Allotment] = set()
         self._outside = 0
         self._arrivals = 0.0  # decayed
@@ -105,7 +106,7 @@ class Admission:
 
     def cost(self, service: Service) -> float | None:
         """Mean seconds that a query of this service took lately; None if none was seen."""
-        return self._costs.predict(service.label, 1)
+        return self._means[service]
 
     @property
     def rate(self) -> float:
@@ -136,6 +137,9 @@ class Admission:
         end = self._start(now, ahead, each) + each
         if len(self._running) + ahead >= self._threads and end > now + _HEADROOM * (due - now):
             self.shed["arrival"] += 1
+            # What it would have cost may not be spent on doing more for others.
+            self._relax(Service.LIGHTEST)
+            self._credit = max(-_SAVED_S * self._threads, self._credit - each)
             raise _overloaded("would be done too late even with the lightest service", end - due, each)
         return end
 
@@ -170,6 +174,7 @@ class Admission:
         self._credit += allotment.planned_s - seconds
         if done:
             self._costs.observe(allotment.service.label, 1, seconds)
+            self._means[allotment.service] = self._costs.predict(allotment.service.label, 1)
 
     def compare(self, predicted_s: float, actual_s: float) -> None:
         """How a prediction of ``arriving`` turned out, both from the arrival on."""
@@ -197,27 +202,45 @@ class Admission:
         return free[0]
 
     def _allot(self, now: float, remaining: float, waiting: int) -> Allotment:
+        """The richest service that is affordable, by its own cost lately, and done in time."""
         full = self.cost(Service.FULL)
-        unscored = self.cost(Service.UNSCORED)
-        if unscored is None:
-            unscored = self.cost(Service.LIGHTEST) or 0.0
-        wanted = min(full or 0.0, remaining)
-        if math.isinf(remaining):
+        if math.isinf(remaining) or full is None:
             return Allotment(Service.FULL, math.inf, now, full or 0.0)
         rate = self.rate
         fair = _USED * self._servers / rate if rate > 0 else math.inf
-        if waiting < _BACKLOG * self._threads:
-            if remaining >= _ROOM * unscored:
-                if full is None or wanted <= max(fair, self._credit):
-                    return Allotment(Service.FULL, math.inf, now, wanted)
-                if fair >= _ROOM * unscored:
-                    # Refused for its cost, it teaches nothing: tried again after some seconds.
-                    self._costs.relax(Service.FULL.label, 1)
-                    return Allotment(Service.SHORTENED, fair, now, fair)
-            if remaining >= unscored and unscored <= max(fair, self._credit):
-                return Allotment(Service.UNSCORED, math.inf, now, unscored)
-            self._costs.relax(Service.UNSCORED.label, 1)
+        affordable = max(fair, self._credit)
+        unscored = self._cost_or_lighter(Service.UNSCORED)
+        if waiting >= _BACKLOG * self._threads or remaining < unscored:
+            return self._lightest(now)
+        if remaining >= _ROOM * unscored:
+            wanted = min(full, remaining)
+            if wanted <= affordable:
+                return Allotment(Service.FULL, math.inf, now, wanted)
+            self._relax(Service.FULL)
+            shortened = self._cost_or_lighter(Service.SHORTENED)
+            if fair >= _ROOM * unscored and shortened <= affordable:
+                return Allotment(Service.SHORTENED, fair, now, shortened)
+            self._relax(Service.SHORTENED)
+        if unscored <= affordable:
+            return Allotment(Service.UNSCORED, math.inf, now, unscored)
+        self._relax(Service.UNSCORED)
+        return self._lightest(now)
+
+    def _lightest(self, now: float) -> Allotment:
         return Allotment(Service.LIGHTEST, math.inf, now, self.cost(Service.LIGHTEST) or 0.0)
+
+    def _cost_or_lighter(self, service: Service) -> float:
+        """Of the service, or of the next lighter one that has been seen, which is the least it can be."""
+        for known in range(service, len(Service)):
+            cost = self.cost(Service(known))
+            if cost is not None:
+                return cost
+        return 0.0
+
+    def _relax(self, service: Service) -> None:
+        """A service refused for its cost teaches nothing: it is tried again after some seconds."""
+        self._costs.relax(service.label, 1)
+        self._means[service] = self._costs.predict(service.label, 1)
 
 
 def _overloaded(why: str, late_s: float, least_s: float) -> OverloadedError:
