@@ -16,11 +16,12 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.overload_server import serve
+from benchmarks.overload_server import Opener, open_pipeline, serve
 from searchpipe.replay.entry import Entry
 from searchpipe.replay.outcome import Answer, Outcome
 from searchpipe.replay.schedule import Arrival, Fixed
 
+_SHED = ("overloaded", "late_at_the_door")
 OPEN_S = 120.0
 PATIENCE_S = 10.0
 """A query without an answer so long after the last one was sent hangs."""
@@ -32,14 +33,20 @@ class Server(AbstractContextManager["Server"]):
     Args:
         snapshot: folder.
         config: of the pipeline.
-        budget_ms: given with every query.
+        budget_ms: of every query, from its intended start.
+        opener: opens the pipeline.
+
+    Raises:
+        RuntimeError: it could not be opened.
     """
 
-    def __init__(self, snapshot: Path, config: dict[str, Any], budget_ms: float) -> None:
+    def __init__(
+        self, snapshot: Path, config: dict[str, Any], budget_ms: float, opener: Opener = open_pipeline
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe(duplex=False)
         self._budget_ms = budget_ms
-        self._process = context.Process(target=serve, args=(snapshot, config, there), daemon=True)
+        self._process = context.Process(target=serve, args=(opener, snapshot, config, there), daemon=True)
         self._process.start()
         there.close()
         if not here.poll(OPEN_S):
@@ -85,13 +92,13 @@ class Server(AbstractContextManager["Server"]):
         ]
 
     def _send(self, arrivals: Iterable[Arrival], begin: float, sent: list[float]) -> None:
-        encode, budget_ms = msgspec.json.encode, self._budget_ms
+        encode, budget_s = msgspec.json.encode, self._budget_ms / 1e3
         for number, arrival in enumerate(arrivals):
             early = begin + arrival.at - time.perf_counter()
             if early > 0:
                 time.sleep(early)
             sent[number] = time.perf_counter() - begin
-            self._socket.sendall(encode([number, arrival.entry.query, budget_ms]) + b"\n")
+            self._socket.sendall(encode([number, arrival.entry.query, begin + arrival.at + budget_s]) + b"\n")
 
     def _receive(
         self, arrivals: Sequence[Arrival], begin: float, sent: Sequence[float], seconds: float
@@ -118,5 +125,5 @@ class Server(AbstractContextManager["Server"]):
             given_up = tuple((stage, reason, amount) for stage, reason, amount in more[1])
             answer = Answer((), more[0], self._budget_ms, given_up)
             return Outcome(arrival.entry, "answered", arrival.at, sent, done, answer)
-        kind = "shed" if code == "overloaded" else "error"
+        kind = "shed" if code in _SHED else "error"
         return Outcome(arrival.entry, kind, arrival.at, sent, done, code=code)

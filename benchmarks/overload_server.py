@@ -1,13 +1,17 @@
 """The pipeline of the overload benchmark, in a process of its own: ``asearch`` behind a socket.
 
-One JSON array a line. In: ``[number, query, budget_ms]``, or ``["facts"]``. Out: ``[number, "answered",
-total_ms, [[stage, reason, amount], ...]]``, ``[number, code, retry_after_s]``, or ``["facts", {...}]``.
+One JSON array a line. In: ``[number, query, due]``, or ``["facts"]``; ``due`` is when the caller's budget ends,
+on the clock that all processes of a machine share, so that the time that a query has waited before it was read
+is not given to it again. Out: ``[number, "answered", total_ms, [[stage, reason, amount], ...]]``,
+``[number, code, retry_after_s]``, or ``["facts", {...}]``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,19 +21,27 @@ import msgspec
 from searchpipe.errors import SearchpipeError
 from searchpipe.pipeline import Pipeline
 
+Opener = Callable[[Path, dict[str, Any]], Pipeline]
+"""Opens a pipeline over a snapshot with a configuration; a module's own function, for another process."""
 
-def memory_mib() -> float:
-    """Memory that this process has in RAM now, MiB; file mappings are not counted. 0 where it is not told."""
-    status = Path("/proc/self/status")
+
+def memory_mib(process: int | str = "self") -> float:
+    """Memory that a process has in RAM now, MiB; file mappings are not counted. 0 where it is not told."""
+    status = Path(f"/proc/{process}/status")
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
     return 0.0
 
 
-def serve(snapshot: Path, config: dict[str, Any], told: Connection) -> None:
+def open_pipeline(snapshot: Path, config: dict[str, Any]) -> Pipeline:
+    """As the configuration has it."""
+    return Pipeline.open(snapshot, config)
+
+
+def serve(opener: Opener, snapshot: Path, config: dict[str, Any], told: Connection) -> None:
     """Open the pipeline, tell the port of 127.0.0.1 it is asked at, and answer until the connection ends."""
-    with Pipeline.open(snapshot, config) as pipeline:
+    with opener(snapshot, config) as pipeline:
         pipeline.warm_up()
         gc.freeze()
         asyncio.run(_Door(pipeline).listen(told))
@@ -66,9 +78,11 @@ class _Door:
             self._most_running = max(self._most_running, running)
         self._over.set()
 
-    async def _answer(
-        self, writer: asyncio.StreamWriter, number: int, query: str, budget_ms: float | None
-    ) -> None:
+    async def _answer(self, writer: asyncio.StreamWriter, number: int, query: str, due: float) -> None:
+        budget_ms = (due - time.perf_counter()) * 1e3
+        if budget_ms <= 0:
+            self._send(writer, [number, "late_at_the_door", None])
+            return
         try:
             page = await self._pipeline.asearch(query, budget_ms=budget_ms)
         except SearchpipeError as error:

@@ -18,6 +18,8 @@ from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Clock
 from searchpipe.errors import OverloadedError
 
+PATIENCE = 0.1
+"""Share of its budget that a query may wait before those that run are asked to come to an end."""
 _USED = 0.8
 """Share of the threads' time that is planned with; arrivals are not evenly spaced (Kingman 1961)."""
 _HEADROOM = 0.7
@@ -28,6 +30,8 @@ _SAVED_S = 0.1
 """Seconds of each thread that can be saved up for a burst."""
 _MEMORY_S = 0.5
 """Time constant of the arrival rate: long for one burst, short for a change of load."""
+_BACK_RISE, _BACK_FALL = 0.1, 0.2
+"""Weights of one more way back above and below the mean."""
 _BACKLOG = 2
 """Waiting queries a thread from which on all get the lightest service until they are through."""
 
@@ -85,6 +89,8 @@ class Admission:
         clock: seconds; the one that ``due`` is meant on.
 
     Attributes:
+        way_back_s: from a query's end to the moment its caller goes on, lately: a busy event loop takes its
+            time, and the caller's budget with it.
         admitted: queries that began, by the label of their service.
         shed: queries turned away, by where: ``arrival``, ``waiting`` (late by the time it was their turn).
         forecasts: of the time from arrival to end.
@@ -97,6 +103,7 @@ class Admission:
         self._means: dict[Service, float | None] = dict.fromkeys(Service)
         self._running: set[Allotment] = set()
         self._outside = 0
+        self.way_back_s = 0.0
         self._arrivals = 0.0  # decayed
         self._arrived_at = self._paid_at = clock()
         self._credit = _SAVED_S * threads
@@ -134,8 +141,10 @@ class Admission:
         self._arrived_at = now
         self._outside = outside
         each = self.cost(Service.LIGHTEST) or 0.0
-        end = self._start(now, ahead, each) + each
-        if len(self._running) + ahead >= self._threads and end > now + _HEADROOM * (due - now):
+        self._refill(now)
+        end = self._start(now, ahead, each, PATIENCE * (due - now)) + each
+        late = end + self.way_back_s > now + _HEADROOM * (due - now)
+        if late and len(self._running) + ahead >= self._threads:
             self.shed["arrival"] += 1
             # What it would have cost may not be spent on doing more for others.
             self._relax(Service.LIGHTEST)
@@ -155,14 +164,12 @@ class Admission:
         """
         now = self._clock()
         lightest = self.cost(Service.LIGHTEST)
-        if waiting and lightest is not None and now + lightest > due:
+        if waiting and lightest is not None and now + lightest + self.way_back_s > due:
             self.shed["waiting"] += 1
             raise _overloaded("waited too long to be done in time", now + lightest - due, lightest)
-        saved = _SAVED_S * self._threads
-        self._credit = min(saved, self._credit + (now - self._paid_at) * _USED * self._servers)
-        self._paid_at = now
+        self._refill(now)
         allotment = self._allot(now, due - now, waiting)
-        self._credit = max(-saved, self._credit - allotment.planned_s)
+        self._credit = max(-_SAVED_S * self._threads, self._credit - allotment.planned_s)
         self._running.add(allotment)
         self.admitted[allotment.service.label] += 1
         return allotment
@@ -176,6 +183,12 @@ class Admission:
             self._costs.observe(allotment.service.label, 1, seconds)
             self._means[allotment.service] = self._costs.predict(allotment.service.label, 1)
 
+    def returned(self, seconds: float) -> None:
+        """A caller went on so long after its query's end."""
+        self.way_back_s += (_BACK_RISE if seconds > self.way_back_s else _BACK_FALL) * (
+            seconds - self.way_back_s
+        )
+
     def compare(self, predicted_s: float, actual_s: float) -> None:
         """How a prediction of ``arriving`` turned out, both from the arrival on."""
         self.forecasts.count += 1
@@ -188,15 +201,24 @@ class Admission:
         """Threads that can be counted on; those who search outside take the same cores."""
         return max(1, self._threads - self._outside)
 
-    def _start(self, now: float, ahead: int, each: float) -> float:
-        """When a thread would be free for the one behind ``ahead`` queries of ``each`` seconds."""
-        free = [now] * self._threads
-        for place, one in enumerate(self._running):
-            expected = self.cost(one.service) or 0.0
-            free[place % self._threads] = max(now, one.began + expected)
-        heapq.heapify(free)
-        for _ in range(min(self._outside, self._threads - 1)):
-            heapq.heapreplace(free, free[0] + each)
+    def _refill(self, now: float) -> None:
+        """Save up the time of the threads that was not used, for a burst."""
+        earned = (now - self._paid_at) * _USED * self._servers
+        self._credit = min(_SAVED_S * self._threads, self._credit + earned)
+        self._paid_at = now
+
+    def _start(self, now: float, ahead: int, each: float, patience_s: float) -> float:
+        """When a thread would be free for the one behind ``ahead`` queries of ``each`` seconds.
+
+        Those that run are expected to end with their scoring once somebody has waited for ``patience_s``.
+        """
+        unscored = self._cost_or_lighter(Service.UNSCORED)
+        free = [now] * self._servers
+        for one in self._running:
+            left = one.began + (self.cost(one.service) or 0.0) - now
+            if one.service <= Service.SHORTENED:
+                left = min(left, max(patience_s, one.began + unscored - now))
+            heapq.heapreplace(free, free[0] + max(0.0, left))
         for _ in range(ahead):
             heapq.heapreplace(free, free[0] + each)
         return free[0]

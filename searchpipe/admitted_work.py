@@ -62,12 +62,14 @@ def _kept(stages: Sequence[Stage], needed: Sequence[str]) -> set[str]:
 class AdmittedWork(Work):
     """A query whose time is also limited by what others need. Owned as :class:`Work` is."""
 
-    __slots__ = ("_bound", "_end_s", "_pressed")
+    __slots__ = ("_bound", "_end_s", "_pressed", "done_at")
 
     def __init__(self, query: Query, deadline: Deadline, costs: CostModel) -> None:
         super().__init__(query, deadline, costs)
         self._end_s = math.inf
         self._bound = False
+        self.done_at = math.inf
+        """When it ended, on the clock of its deadline."""
         self._pressed: Callable[[], bool] | None = None
 
     def allot(self, allotment: Allotment, services: Services, pressed: Callable[[], bool]) -> None:

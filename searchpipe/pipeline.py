@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from searchpipe.admission import Admission, Allotment
-from searchpipe.admitted_work import AdmittedWork, Services
+from searchpipe.admission import Admission
+from searchpipe.admitted_work import AdmittedWork
 from searchpipe.config import Config, load_config
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Deadline, QueryCancelled
@@ -23,9 +21,9 @@ from searchpipe.identity import engine_version
 from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
 from searchpipe.query import checked_query
+from searchpipe.reception import Reception
 from searchpipe.runner import StageRunner
 from searchpipe.stages.base import Stage, Work
-from searchpipe.waiting_room import WaitingRoom
 
 if TYPE_CHECKING:
     from searchpipe.catalog.snapshot import Snapshot
@@ -60,8 +58,6 @@ class Pipeline:
     ) -> None:
         self._config = config or Config()
         self._runner = StageRunner(stages, self._config.budget.shares, CostModel())
-        dense_only = "lexical" not in self._config.recall.sources
-        self._services = Services(self._runner.stages, ("vector",) if dense_only else ())
         self._snapshot = snapshot
         self._gpu = gpu
         self._version = snapshot.version if snapshot is not None else ""
@@ -70,7 +66,7 @@ class Pipeline:
         self._running = 0
         self._closed = False
         self._forked = False
-        self._room: WaitingRoom[Page] | None = None
+        self._room: Reception | None = None
         self._observers = Observers()
         self._own_observers = ExitStack()
         _open_pipelines.add(self)
@@ -178,20 +174,15 @@ class Pipeline:
         """
         try:
             work = self._begin(text, k, budget_ms, filters, context, priority, without)
-            due = work.deadline.start + work.deadline.budget_s
-            # The caller's context variables go along: a tracer finds its parent span in them.
-            job = partial(contextvars.copy_context().run, self._answer, work)
-            room = self._waiting_room()
-
-            def allot(allotment: Allotment) -> None:
-                work.allot(allotment, self._services, room.pressed)
-
-            future = room.submit(job, priority=work.query.priority, due=due, allot=allot)
+            room = self._reception()
+            future = room.submit(work, self._answer)
         except Exception as error:
             self._observers.refused(text, error)
             raise
         try:
-            return await asyncio.wrap_future(future)
+            page = await asyncio.wrap_future(future)
+            room.returned(work)
+            return page
         except asyncio.CancelledError:
             work.deadline.cancel()
             room.leave(future)
@@ -348,20 +339,11 @@ class Pipeline:
                 if not self._running:
                     self._lock.notify_all()
 
-    def _outside(self) -> int:
-        """Queries of ``search``, on threads of its callers."""
-        admission = self.admission
-        return self._running - (0 if admission is None else admission.running)
-
-    def _waiting_room(self) -> WaitingRoom[Page]:
+    def _reception(self) -> Reception:
         with self._lock:
             self._check_usable()
             if self._room is None:
-                limits = self._config.pipeline
-                admission = Admission(limits.threads) if limits.admission else None
-                self._room = WaitingRoom(
-                    limits.threads, limits.max_waiting, admission=admission, outside=self._outside
-                )
+                self._room = Reception(self._config, self._runner.stages, lambda: self._running)
             return self._room
 
 

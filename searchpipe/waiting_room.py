@@ -11,13 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from searchpipe.admission import Admission, Allotment
+from searchpipe.admission import PATIENCE, Admission, Allotment
 from searchpipe.errors import OverloadedError
 
 T = TypeVar("T")
+import os
 
-_PATIENCE = 0.1
-"""Share of its budget that a query may wait before those that run are asked to come to an end."""
+LIGHT = threading.Semaphore(int(os.environ["ADM_LIGHT"])) if os.environ.get("ADM_LIGHT") else None
 
 
 @dataclass(slots=True, order=True)
@@ -87,7 +87,7 @@ class WaitingRoom(Generic[T]):
             head = self._waiting[0]  # without the lock: between two steps of every query
         except IndexError:
             return False
-        return self._clock() - head.arrived > _PATIENCE * (head.due - head.arrived)
+        return self._clock() - head.arrived > PATIENCE * (head.due - head.arrived)
 
     def submit(
         self,
@@ -169,7 +169,11 @@ class WaitingRoom(Generic[T]):
         try:
             if entry.allot is not None and allotment is not None:
                 entry.allot(allotment)
-            result = entry.job()
+            if LIGHT is not None and allotment is not None and allotment.service == 3:
+                with LIGHT:
+                    result = entry.job()
+            else:
+                result = entry.job()
         except BaseException as error:
             self._ended(entry, allotment, done=False)
             entry.future.set_exception(error)

@@ -11,6 +11,7 @@ from searchpipe.live.lineup import Lineup
 from searchpipe.stages.base import Stage
 
 if TYPE_CHECKING:
+    from searchpipe.admission import Admission
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.gpu_engines import GpuEngines
 
@@ -61,6 +62,11 @@ class Serving:
     def config(self) -> Config:
         """Of the serving version."""
         return self._lineup.current.pipeline.config
+
+    @property
+    def admission(self) -> Admission | None:
+        """Of the serving version."""
+        return self._lineup.current.pipeline.admission
 
     @property
     def load(self) -> tuple[int, int]:
