@@ -37,6 +37,7 @@ class HttpServer(AbstractContextManager["HttpServer"]):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self._url = f"http://127.0.0.1:{port}"
+        self._longest = 0.0
         self._folder = tempfile.TemporaryDirectory()
         file = Path(self._folder.name) / "searchpipe.toml"
         admission = str(config["pipeline"]["admission"]).lower()

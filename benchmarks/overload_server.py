@@ -1,8 +1,8 @@
 """The pipeline of the overload benchmark, in a process of its own: ``asearch`` behind a socket.
 
-One JSON array a line. In: ``[number, query, due]``, or ``["facts"]``; ``due`` is when the caller's budget ends,
-on the clock that all processes of a machine share, so that the time that a query has waited before it was read
-is not given to it again. Out: ``[number, "answered", total_ms, [[stage, reason, amount], ...]]``,
+One JSON array a line. In: ``[number, query, due]``, or ``["facts"]``; ``due`` is when the caller's budget
+ends, on the clock that all processes of a machine share, so that the time that a query has waited before it
+was read is not given to it again. Out: ``[number, "answered", total_ms, [[stage, reason, amount], ...]]``,
 ``[number, code, retry_after_s]``, or ``["facts", {...}]``.
 """
 
@@ -70,7 +70,12 @@ class _Door:
             if message[0] == "facts":
                 self._send(writer, ["facts", self._facts()])
                 continue
-            task = asyncio.create_task(self._answer(writer, *message))
+            number, query, due = message
+            budget_ms = (due - time.perf_counter()) * 1e3
+            if budget_ms <= 0:
+                self._send(writer, [number, "late_at_the_door", None])
+                continue
+            task = asyncio.create_task(self._answer(writer, number, query, budget_ms))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             running, waiting = self._pipeline.load
@@ -78,11 +83,7 @@ class _Door:
             self._most_running = max(self._most_running, running)
         self._over.set()
 
-    async def _answer(self, writer: asyncio.StreamWriter, number: int, query: str, due: float) -> None:
-        budget_ms = (due - time.perf_counter()) * 1e3
-        if budget_ms <= 0:
-            self._send(writer, [number, "late_at_the_door", None])
-            return
+    async def _answer(self, writer: asyncio.StreamWriter, number: int, query: str, budget_ms: float) -> None:
         try:
             page = await self._pipeline.asearch(query, budget_ms=budget_ms)
         except SearchpipeError as error:

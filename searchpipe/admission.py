@@ -30,8 +30,8 @@ _SAVED_S = 0.1
 """Seconds of each thread that can be saved up for a burst."""
 _MEMORY_S = 0.5
 """Time constant of the arrival rate: long for one burst, short for a change of load."""
-_BACK_RISE, _BACK_FALL = 0.1, 0.2
-"""Weights of one more way back above and below the mean."""
+_BACK_RISE, _BACK_FALL = 0.3, 0.1
+"""Weights of one more way back above and below the mean: a loop that was busy once may be so again."""
 _BACKLOG = 2
 """Waiting queries a thread from which on all get the lightest service until they are through."""
 

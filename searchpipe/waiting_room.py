@@ -15,9 +15,6 @@ from searchpipe.admission import PATIENCE, Admission, Allotment
 from searchpipe.errors import OverloadedError
 
 T = TypeVar("T")
-import os
-
-LIGHT = threading.Semaphore(int(os.environ["ADM_LIGHT"])) if os.environ.get("ADM_LIGHT") else None
 
 
 @dataclass(slots=True, order=True)
@@ -109,7 +106,6 @@ class WaitingRoom(Generic[T]):
             OverloadedError: every place is taken by jobs at least as urgent, or it would be late.
             RuntimeError: the room was closed.
         """
-        future: Future[T] = Future()
         now = self._clock()
         urgency = (-priority, due, next(self._tickets))
         turned_out = None
@@ -125,6 +121,7 @@ class WaitingRoom(Generic[T]):
                     raise self._full()
                 self._remove(last.future)
                 turned_out = last.future
+            future: Future[T] = Future()
             heapq.heappush(self._waiting, _Entry(urgency, job, future, now, end, allot))
         if turned_out is not None and turned_out.set_running_or_notify_cancel():
             turned_out.set_exception(self._full())
@@ -169,11 +166,7 @@ class WaitingRoom(Generic[T]):
         try:
             if entry.allot is not None and allotment is not None:
                 entry.allot(allotment)
-            if LIGHT is not None and allotment is not None and allotment.service == 3:
-                with LIGHT:
-                    result = entry.job()
-            else:
-                result = entry.job()
+            result = entry.job()
         except BaseException as error:
             self._ended(entry, allotment, done=False)
             entry.future.set_exception(error)
