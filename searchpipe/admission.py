@@ -101,6 +101,7 @@ class Admission:
         self._clock = clock
         self._costs = CostModel(rise=0.1, fall=0.1, margin=0.0, clock=clock)
         self._means: dict[Service, float | None] = dict.fromkeys(Service)
+        self._relaxed = dict.fromkeys(Service, -math.inf)
         self._running: set[Allotment] = set()
         self._outside = 0
         self.way_back_s = 0.0
@@ -261,6 +262,10 @@ class Admission:
 
     def _relax(self, service: Service) -> None:
         """A service refused for its cost teaches nothing: it is tried again after some seconds."""
+        now = self._clock()
+        if now - self._relaxed[service] < 1.0:  # the cost model's own limit, asked for at less cost
+            return
+        self._relaxed[service] = now
         self._costs.relax(service.label, 1)
         self._means[service] = self._costs.predict(service.label, 1)
 

@@ -131,9 +131,9 @@ def test_a_service_that_was_too_dear_is_tried_again() -> None:
     *_, last = occupy(policy, clock)
     for _ in range(100):
         clock.s += 0.1
-        for _ in range(200):
+        for _ in range(100):
             with pytest.raises(OverloadedError):
-                policy.arriving(clock() + 0.05, 2000)
+                policy.arriving(clock() + 0.05, 200)
         policy.ended(last, done=False)
         last = policy.starting(clock() + 0.05, 0)
         assert last.service is Service.LIGHTEST
