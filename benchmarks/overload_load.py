@@ -18,7 +18,7 @@ import msgspec
 
 from benchmarks.overload_server import Opener, open_pipeline, serve
 from searchpipe.replay.entry import Entry
-from searchpipe.replay.outcome import Answer, Outcome
+from searchpipe.replay.outcome import Answer, Kind, Outcome
 from searchpipe.replay.schedule import Arrival, Fixed
 
 _SHED = ("overloaded", "late_at_the_door")
@@ -125,5 +125,5 @@ class Server(AbstractContextManager["Server"]):
             given_up = tuple((stage, reason, amount) for stage, reason, amount in more[1])
             answer = Answer((), more[0], self._budget_ms, given_up)
             return Outcome(arrival.entry, "answered", arrival.at, sent, done, answer)
-        kind = "shed" if code in _SHED else "error"
+        kind: Kind = "shed" if code in _SHED else "error"
         return Outcome(arrival.entry, kind, arrival.at, sent, done, code=code)
