@@ -59,6 +59,7 @@ def test_the_whole_run_in_a_few_seconds(snapshot_folder: Path, tmp_path: Path) -
         assert figures[f"longest_queue_{name}"] <= 64
     assert {"goodput_ratio_2x", "goodput_ratio_5x", "recovery_s", "memory_growth_mib"} <= set(figures)
     assert figures["capacity_qps"] == 40
+    assert 0 <= figures["goodput_5x_to_best_seen"] <= 1
     assert (figures["hung_calls"], figures["lost_calls"]) == (0, 0)
 
 
