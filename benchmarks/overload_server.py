@@ -21,6 +21,8 @@ import msgspec
 from searchpipe.errors import SearchpipeError
 from searchpipe.pipeline import Pipeline
 
+_LEAST_MS = 1.0
+"""Budget of a query that was read too late; only while others wait it is refused at once."""
 Opener = Callable[[Path, dict[str, Any]], Pipeline]
 """Opens a pipeline over a snapshot with a configuration; a module's own function, for another process."""
 
@@ -72,10 +74,10 @@ class _Door:
                 continue
             number, query, due = message
             budget_ms = (due - time.perf_counter()) * 1e3
-            if budget_ms <= 0:
+            if budget_ms <= 0 and self._pipeline.load[1]:
                 self._send(writer, [number, "late_at_the_door", None])
                 continue
-            task = asyncio.create_task(self._answer(writer, number, query, budget_ms))
+            task = asyncio.create_task(self._answer(writer, number, query, max(_LEAST_MS, budget_ms)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             running, waiting = self._pipeline.load
