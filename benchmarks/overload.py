@@ -109,20 +109,18 @@ def quantile(values: Sequence[float], point: float) -> float:
 
 
 def recovery_s(outcomes: Sequence[Outcome], seconds: float, budget_ms: float) -> float:
-    """Seconds from which on the P99 of the arrivals of one second is within the budget, and stays so.
+    """Seconds until the P99 of the arrivals of one second is within the budget again.
 
     Arrivals without an answer count as late. ``seconds`` if it never is.
     """
     late = np.array([o.kind != "answered" or o.latency_ms > budget_ms for o in outcomes])
     at = np.array([o.at for o in outcomes])
-    recovered = seconds
-    for start in np.arange(seconds - _WINDOW_S, -_GRID_S / 2, -_GRID_S):
+    for start in np.arange(0.0, seconds - _WINDOW_S + _GRID_S / 2, _GRID_S):
         window = late[(at >= start) & (at < start + _WINDOW_S)]
         # The P99 of fewer than 100 values is their maximum, more or less: one late one is let pass.
-        if window.sum() > max(1.0, 0.01 * len(window)):
-            break
-        recovered = round(max(0.0, float(start)), 3)
-    return recovered
+        if window.sum() <= max(1.0, 0.01 * len(window)):
+            return round(float(start), 3)
+    return seconds
 
 
 def world(products: int, queries: int) -> tuple[Path, list[str]]:

@@ -96,7 +96,7 @@ def test_a_phase_counts_what_is_good_and_what_was_given_up() -> None:
     assert (nothing.goodput, nothing.p99_ms, nothing.share("shed"), nothing.given_up()) == (0.0, 0.0, 0.0, {})
 
 
-def test_the_way_back_ends_with_the_last_second_that_was_late() -> None:
+def test_the_way_back_ends_with_the_first_second_in_time() -> None:
     good = [answered(n / 100, 10.0) for n in range(1000)]
     assert recovery_s(good, 10.0, 50.0) == 0.0
     late = [answered(n / 100, 80.0) if n < 150 else outcome for n, outcome in enumerate(good)]
