@@ -1,16 +1,17 @@
-# make demo   sets everything up and runs the main job
-# make test   sets everything up and passes the tests, lint and types
+# make demo     sets everything up and runs the main job
+# make test     sets everything up and passes the tests, lint and types
+# make browser  installs Chromium for the tests of the search page (Debian, as root); without it they are skipped
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CATALOG ?=
 QUERIES ?=
 
-.PHONY: setup demo test lint types unit sanitize format clean
+.PHONY: setup demo test lint types unit browser sanitize format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 # The stamp is renewed when what is installed changes; the extension is rebuilt
 # when its sources do. Python sources need nothing: the install is editable.
@@ -44,6 +45,9 @@ types: setup
 
 unit: setup
 	$(BIN)/python -m pytest
+
+browser:
+	scripts/browser.sh
 
 sanitize:
 	scripts/sanitize.sh

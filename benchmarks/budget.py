@@ -58,7 +58,7 @@ def main() -> None:
     report = Report.from_args(
         "budget",
         "Does an answer come back in time?",
-        packages=("numpy", "onnxruntime", "faiss-cpu", "tantivy", "tokenizers"),
+        packages=("numpy", "onnxruntime", "faiss-cpu", "tokenizers"),
     )
     texts = load_queries()
     texts = [texts[n % len(texts)] for n in range(QUERIES)]

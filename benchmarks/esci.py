@@ -104,7 +104,7 @@ def main() -> None:
     parser = Report.parser("esci", title)
     parser.add_argument("--evaluation", type=Path, metavar="FILE", help="also write the evaluation per query")
     args = parser.parse_args()
-    packages = ("onnxruntime", "faiss-cpu", "tantivy", "tokenizers", "ir-measures", "scipy")
+    packages = ("onnxruntime", "faiss-cpu", "tokenizers", "ir-measures", "scipy")
     report = Report.from_args("esci", title, packages=packages, args=args)
     from searchpipe.evaluate import EvaluationSettings
 

@@ -20,7 +20,7 @@ from searchpipe.page import Hit
 from searchpipe.pipeline import Pipeline
 from searchpipe.stages.base import Stage, Work
 
-HEAVY = ("faiss", "onnxruntime", "torch", "tensorrt", "cupy", "tantivy", "pyarrow", "tokenizers")
+HEAVY = ("faiss", "onnxruntime", "torch", "tensorrt", "cupy", "pyarrow", "tokenizers")
 
 
 class Instant:

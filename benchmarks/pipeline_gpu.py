@@ -50,7 +50,7 @@ def main() -> None:
     print(f"catalog ready after {time.perf_counter() - begin:.1f} s: {catalog}", flush=True)
     if args.build_only:
         return
-    packages = ("onnxruntime-gpu", "faiss-gpu-cuvs", "tantivy", "tokenizers")
+    packages = ("onnxruntime-gpu", "faiss-gpu-cuvs", "tokenizers")
     report = Report.from_args("pipeline_gpu", title, packages=packages, args=args)
     report.note(facts.devices[0].line())
     begin = time.perf_counter()

@@ -139,7 +139,7 @@ def main() -> None:
     parser = Report.parser("tiny", title, seed=7)
     parser.add_argument("--rounds", type=int, default=3, help="over the queries (default: %(default)s)")
     args = parser.parse_args()
-    packages = ("onnxruntime", "faiss-cpu", "tantivy", "tokenizers")
+    packages = ("onnxruntime", "faiss-cpu", "tokenizers")
     report = Report.from_args("tiny", title, packages=packages, args=args)
     queries = [(str(row["id"]), str(row["text"])) for row in read_lines(data_folder() / "queries.jsonl.gz")]
     depth = load_config().score.depth

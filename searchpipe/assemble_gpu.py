@@ -19,6 +19,7 @@ from searchpipe.device.usable import (
 from searchpipe.errors import ConfigError, DeviceMemoryError, EngineError, ModelFetchError, SearchpipeError
 from searchpipe.gpu_buckets import encoder_buckets, pair_buckets
 from searchpipe.gpu_engines import GpuEngines
+from searchpipe.models import builtin
 from searchpipe.models.cache import default_cache_dir
 
 if TYPE_CHECKING:
@@ -73,6 +74,14 @@ class _Draft:
     gpu_model: Path | None
     buckets: list[Bucket]
     parts: list[Part]
+
+
+def _made_for_cpus(model: LocalModel) -> EngineError:
+    return EngineError(
+        f"{model.name} is made for CPUs: of its last layer it computes the first token alone, "
+        "which no GPU runtime fuses",
+        cure='Set models.scorer = "auto" for the large cross-encoder on a GPU, or gpu.scorer.model.',
+    )
 
 
 class _Opener:
@@ -181,6 +190,11 @@ class _Opener:
             model = resolve()
         except ModelFetchError as error:  # the CPU may have one of its own
             self._leave(name, error)
+            return None
+        own_file = files.model or files.plan or model.plan or model.gpu_prepared
+        if builtin.MADE_FOR_CPUS & {model.sha256, model.source_sha256} and not own_file:
+            # Preparing it would take seconds, and then complain of an export that is not the user's.
+            self._leave(name, _made_for_cpus(model))
             return None
         if files.model and not Path(files.model).is_file():
             raise ConfigError(f"gpu.{name}.model: there is no file {files.model}.")

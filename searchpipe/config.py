@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from searchpipe.breaker import BreakerPolicy
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.device.settings import GpuSettings
 from searchpipe.errors import ConfigError
@@ -19,6 +18,7 @@ from searchpipe.models.settings import ModelsSettings
 from searchpipe.recall.settings import GpuRecallSettings
 from searchpipe.serve.settings import ServeSettings
 from searchpipe.settings import Settings, convert
+from searchpipe.stage_breakers import StageBreakerSettings
 
 StageName = Literal["tokenize", "encode", "recall", "prerank", "score", "diversify", "page"]
 STAGES: tuple[StageName, ...] = ("tokenize", "encode", "recall", "prerank", "score", "diversify", "page")
@@ -138,7 +138,7 @@ class Config(Settings, frozen=True):
     prerank: PrerankSettings = PrerankSettings()
     score: ScoreSettings = ScoreSettings()
     diversify: DiversifySettings = DiversifySettings()
-    breaker: BreakerPolicy = BreakerPolicy(failures=5, cool_down_s=1.0, max_cool_down_s=30.0)
+    breaker: StageBreakerSettings = StageBreakerSettings()
     gpu: GpuSettings = GpuSettings()
     serve: ServeSettings = ServeSettings()
     metrics: MetricsSettings = MetricsSettings()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Final
 
 from searchpipe.errors import QueryError
@@ -25,12 +27,17 @@ REASONS: Final[dict[str, str]] = {
     "bad_scores": "it gave scores that are not finite numbers",
     "unknown_tokens": "the model's vocabulary has no token of the query",
     "unavailable": "its engine or index could not be used",
+    "circuit_open": "it kept failing or was too slow, and is left out for a while",
 }
 """The machine-readable reasons of a :class:`searchpipe.page.Degradation`."""
 
 
 class QueryCancelled(Exception):  # noqa: N818  (control flow, never shown to a caller)
     """The caller has left; raised between two steps so that no more work is done for it."""
+
+
+ANSWERING: ContextVar[Deadline | None] = ContextVar("searchpipe_answering", default=None)
+"""The deadline of the query that this thread answers, for engines whose callers pass none on."""
 
 
 class Deadline:
@@ -44,7 +51,7 @@ class Deadline:
         QueryError: the budget is NaN, zero, negative or over :data:`MAX_BUDGET_MS`.
     """
 
-    __slots__ = ("_cancelled", "_clock", "budget_s", "start")
+    __slots__ = ("_cancelled", "_clock", "_leave", "budget_s", "start")
 
     def __init__(self, budget_ms: float, clock: Clock = time.perf_counter) -> None:
         if not isinstance(budget_ms, int | float) or isinstance(budget_ms, bool):
@@ -56,6 +63,7 @@ class Deadline:
             )
         self._clock = clock
         self._cancelled = False
+        self._leave: list[Callable[[], object]] = []
         self.budget_s = budget_ms / 1000.0
         self.start = clock()
 
@@ -73,8 +81,30 @@ class Deadline:
         return math.isinf(self.budget_s)
 
     def cancel(self) -> None:
-        """Tell the stages that nobody waits for the answer any more."""
+        """Tell the stages, and whoever waits for the query, that nobody waits for the answer any more."""
         self._cancelled = True
+        for leave in tuple(self._leave):
+            leave()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has left."""
+        return self._cancelled
+
+    @contextmanager
+    def on_cancel(self, leave: Callable[[], object]) -> Iterator[None]:
+        """Have ``leave`` called if the caller leaves while the body runs, or has left already.
+
+        On the thread that cancels, perhaps an event loop's, so it must be quick; perhaps twice. It must
+        not raise.
+        """
+        self._leave.append(leave)
+        try:
+            if self._cancelled:  # before `cancel` could see it
+                leave()
+            yield
+        finally:
+            self._leave.remove(leave)
 
     def check_cancelled(self) -> None:
         """Raise :class:`QueryCancelled` if the caller has left."""

@@ -102,6 +102,12 @@ class EngineError(SearchpipeError):
     code = "engine_failed"
 
 
+class EngineFailedError(EngineError):
+    """A request failed with the engine that had it; the engine's chain counts that and may retire it."""
+
+    code = "engine_failed"
+
+
 class EngineUnavailableError(EngineError):
     """No engine is ready: the next one is being opened, or all have failed. Asking costs nothing."""
 

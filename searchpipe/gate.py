@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from searchpipe.deadline import Deadline
     from searchpipe.stages.base import Work
 
 
@@ -41,10 +42,14 @@ class ComputeGate:
         """Wait up to ``timeout_s`` (may be ``inf``) to pass; yields whether it did.
 
         ``priority`` is the kind of work's, the lower first; among queries of one priority.
+
+        Raises:
+            QueryCancelled: the caller has left, perhaps while it waited.
         """
-        with work.waiting(timeout_s):
-            passed = self._acquire((-work.query.priority, priority), timeout_s)
+        with work.waiting(timeout_s), work.deadline.on_cancel(self._wake):
+            passed = self._acquire((-work.query.priority, priority), timeout_s, work.deadline)
         try:
+            work.deadline.check_cancelled()
             yield passed
         finally:
             if passed:
@@ -52,7 +57,11 @@ class ComputeGate:
                     self._free += 1
                     self._condition.notify_all()
 
-    def _acquire(self, priority: tuple[int, int], timeout_s: float) -> bool:
+    def _wake(self) -> None:
+        with self._condition:
+            self._condition.notify_all()
+
+    def _acquire(self, priority: tuple[int, int], timeout_s: float, deadline: Deadline) -> bool:
         with self._condition:
             if self._free and not self._waiting:
                 self._free -= 1
@@ -65,9 +74,10 @@ class ComputeGate:
             heapq.heappush(self._waiting, ticket)
             try:
                 granted = self._condition.wait_for(
-                    lambda: self._free > 0 and self._waiting[0] == ticket,
+                    lambda: deadline.cancelled or (self._free > 0 and self._waiting[0] == ticket),
                     None if math.isinf(timeout_s) else timeout_s,
                 )
+                granted = granted and not deadline.cancelled
             finally:
                 self._waiting.remove(ticket)
                 heapq.heapify(self._waiting)

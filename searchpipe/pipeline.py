@@ -23,6 +23,7 @@ from searchpipe.page import Page
 from searchpipe.query import checked_query
 from searchpipe.reception import Reception
 from searchpipe.runner import StageRunner
+from searchpipe.stage_breakers import StageBreakers
 from searchpipe.stages.base import Stage, Work
 
 if TYPE_CHECKING:
@@ -57,15 +58,15 @@ class Pipeline:
         gpu: GpuEngines | None = None,
     ) -> None:
         self._config = config or Config()
-        self._runner = StageRunner(stages, self._config.budget.shares, CostModel())
+        breakers = StageBreakers.configured(self._config)
+        self._runner = StageRunner(stages, self._config.budget.shares, CostModel(), breakers)
         self._snapshot = snapshot
         self._gpu = gpu
         self._version = snapshot.version if snapshot is not None else ""
         self._engine = engine_version(self._config, self._runner.stages)
         self._lock = threading.Condition()
         self._running = 0
-        self._closed = False
-        self._forked = False
+        self._closed = self._forked = False
         self._room: Reception | None = None
         self._observers = Observers()
         self._own_observers = ExitStack()
@@ -162,27 +163,22 @@ class Pipeline:
     ) -> Page:
         """Like :meth:`search`, on the pipeline's own threads.
 
-        The budget runs from this call, waiting for a thread included. The most urgent
-        query gets the next free thread. A cancelled call gives its thread back at the next step.
-        When more queries come than can be answered in time, they get a lighter service (fewer candidates
-        scored, none, lexical recall alone), which their pages name as ``admission``.
+        The budget runs from this call, waiting included. The most urgent query gets the next free thread.
+        A cancelled call gives its thread back at the next step. When many come, they get a lighter service
+        (see :mod:`searchpipe.admission`), which their pages name as ``admission``.
 
         Raises:
-            OverloadedError: it would be late even with the lightest service (``retry_after_s`` says when
-                to try again), ``pipeline.max_waiting`` calls at least as urgent are already waiting, or
-                this one gave its place up to a more urgent one.
+            OverloadedError: it would be late even so, ``pipeline.max_waiting`` calls at least as urgent
+                wait already, or it gave its place up to a more urgent one.
         """
         try:
             work = self._begin(text, k, budget_ms, filters, context, priority, without)
-            room = self._reception()
-            future = room.submit(work, self._answer)
+            future = (room := self._reception()).submit(work, self._answer)
         except Exception as error:
             self._observers.refused(text, error)
             raise
         try:
-            page = await asyncio.wrap_future(future)
-            room.returned(work)
-            return page
+            return await room.answer(work, future)
         except asyncio.CancelledError:
             work.deadline.cancel()
             room.leave(future)
@@ -208,7 +204,7 @@ class Pipeline:
     def describe(self) -> str:
         """The stages as a table: name, what it reads and writes, share of the budget, settings.
 
-        Behind it what runs on the GPU, and why something does not.
+        Behind it what is left out for its failures, what runs on the GPU, and why something does not.
         """
         shares = self._config.budget.shares
         lines = [f"budget {self._config.budget.default_ms:g} ms, {len(self._runner.stages)} stages"]
@@ -218,6 +214,7 @@ class Pipeline:
             flow = f"{', '.join(stage.reads) or '-'} -> {', '.join(stage.writes) or '-'}"
             share = f"{shares[stage.name]:4.0%}" if stage.name in shares else "   -"
             lines.append(f"  {stage.name:<10} {share}  {flow:<34} {stage.describe()}")
+        lines += [f"  breakers   {line}" for line in self.breakers.lines()]
         if self._gpu is not None:
             lines += [f"  gpu        {line}" for line in self._gpu.lines()]
         return "\n".join(lines)
@@ -237,6 +234,11 @@ class Pipeline:
     def costs(self) -> CostModel:
         """What steps have cost so far."""
         return self._runner.costs
+
+    @property
+    def breakers(self) -> StageBreakers:
+        """What leaves failing and slow stages out for a while."""
+        return self._runner.breakers
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -261,14 +263,12 @@ class Pipeline:
     @property
     def admission(self) -> Admission | None:
         """The policy of ``asearch``; None before its first call, or if it is switched off."""
-        room = self._room
-        return None if room is None else room.admission
+        return getattr(self._room, "admission", None)
 
     @property
     def load(self) -> tuple[int, int]:
         """Queries that run now, and ``asearch`` calls that wait for a thread."""
-        room = self._room
-        return self._running, 0 if room is None else len(room)
+        return self._running, len(self._room or ())
 
     def close(self) -> None:
         """Refuse new queries, wait for the running ones, free threads, the GPU and the snapshot."""

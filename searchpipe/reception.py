@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -59,10 +60,12 @@ class Reception:
 
         return self._room.submit(job, priority=work.query.priority, due=due, allot=allot)
 
-    def returned(self, work: AdmittedWork) -> None:
-        """The caller goes on with its answer."""
+    async def answer(self, work: AdmittedWork, future: Future[Page]) -> Page:
+        """Wait for what ``submit`` returned, and learn how long the way back to the caller took."""
+        page = await asyncio.wrap_future(future)
         if self.admission is not None:
             self.admission.returned(max(0.0, work.deadline.start + work.deadline.elapsed() - work.done_at))
+        return page
 
     def leave(self, future: Future[Page]) -> None:
         """See :meth:`searchpipe.waiting_room.WaitingRoom.leave`."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from searchpipe.cost_model import CostModel
-from searchpipe.deadline import QueryCancelled
+from searchpipe.deadline import ANSWERING, QueryCancelled
 from searchpipe.device import nvtx
 from searchpipe.errors import PipelineError
 from searchpipe.page import Page, Span, Trace
+from searchpipe.stage_breakers import StageBreakers
 from searchpipe.stages.base import EarlyStage, Stage, Work
 
 
@@ -23,18 +24,27 @@ class StageRunner:
         stages: in the order they run.
         shares: stage -> the most of the budget (0 to 1) that earlier stages keep free for it.
         costs: what steps have cost so far.
+        breakers: of the stages that are not essential, and of what stages can do without themselves.
 
     Raises:
         PipelineError: the stages do not fit together.
     """
 
-    def __init__(self, stages: Sequence[Stage], shares: Mapping[str, float], costs: CostModel) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        shares: Mapping[str, float],
+        costs: CostModel,
+        breakers: StageBreakers | None = None,
+    ) -> None:
         self.stages = tuple(stages)
         self.costs = costs
+        self.breakers = breakers or StageBreakers(shares=shares)
         self._shares = shares
         check_stages(self.stages)
         self._early = [stage for stage in self.stages if isinstance(stage, EarlyStage)]
         self._ranges = [f"stage:{stage.name}" for stage in self.stages]
+        self._breakers = [None if s.essential else self.breakers.of(s.name) for s in self.stages]
 
     def run(self, work: Work, *, snapshot: str = "", engine: str = "") -> Page:
         """Answer one query; ``snapshot`` and ``engine`` are the versions that the page names.
@@ -42,6 +52,14 @@ class StageRunner:
         Raises:
             QueryCancelled: the caller has left.
         """
+        work.breakers = self.breakers
+        answering = ANSWERING.set(work.deadline)
+        try:
+            return self._run(work, snapshot, engine)
+        finally:
+            ANSWERING.reset(answering)
+
+    def _run(self, work: Work, snapshot: str, engine: str) -> Page:
         spans: list[Span] = []
         for early in self._early:
             # A failure is the stage's own, when its turn comes: it will try again then.
@@ -77,22 +95,36 @@ class StageRunner:
                 work.degrade("missing_input", f"{stage.name} (no {', '.join(missing)})")
             work.decision = f"skipped: no {', '.join(missing)}"
             return
-        if not stage.essential and not work.deadline.unlimited and work.allowance() <= 0:
+        allowance = math.inf if work.deadline.unlimited else work.allowance()
+        if not stage.essential and allowance <= 0:
             work.degrade("deadline", stage.name)
             work.decision = "skipped: no time left"
             return
-        begin = work.deadline.elapsed()
+        breaker = self._breakers[place]
+        given = 0 if breaker is None else breaker.admit()
+        if breaker is not None and not given:
+            work.degrade("circuit_open", f"{stage.name} ({breaker.reason})")
+            work.decision = f"left out: {breaker.reason}"
+            return
+        begin, before = work.deadline.elapsed(), len(work.degradations)
         try:
             with nvtx.range(self._ranges[place]):
                 stage.run(work)
-        except QueryCancelled:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            if breaker is not None:
+                breaker.raised(given, error)
+            if isinstance(error, QueryCancelled) or not isinstance(error, Exception):
+                raise
             work.degrade("stage_failed", f"{stage.name} ({type(error).__name__}: {error})")
             work.decision = f"failed: {error}"
             return
+        seconds = work.deadline.elapsed() - begin
         # `stage:` keeps whole stages apart from the steps inside them.
-        self.costs.observe(self._ranges[place], 1, work.deadline.elapsed() - begin)
+        self.costs.observe(self._ranges[place], 1, seconds)
+        if breaker is not None and not (
+            seconds <= allowance and len(work.degradations) == before and breaker.breaker.spotless
+        ):
+            breaker.returned(given, seconds, allowance, work.degradations[before:])
 
     def _reserves(self, work: Work) -> list[float]:
         """For each stage, seconds to keep for those after it: what they cost lately, within their shares."""

@@ -5,6 +5,7 @@
 
 #include <stdexcept>
 
+#include "bindings/gil.h"
 #include "bindings/module.h"
 #include "cuda/buffer.h"
 #include "cuda/error.h"
@@ -112,7 +113,7 @@ them. Threads: any.)")
   py::class_<Stream, std::shared_ptr<Stream>>(
       m, "Stream", "An in-order queue of device work. Threads: any, one at a time.")
       .def(py::init([](std::shared_ptr<Device> device, int priority) {
-             return std::make_shared<Stream>(std::move(device), priority);
+             return releasing(std::make_unique<Stream>(std::move(device), priority));
            }),
            py::arg("device"), py::kw_only(), py::arg("priority") = 0,
            py::call_guard<py::gil_scoped_release>(), "A lower priority number runs first. Raises CudaError.")
@@ -127,7 +128,7 @@ them. Threads: any.)")
       m, "DeviceBuffer",
       "Device memory, freed with the object. Threads: any; concurrent writes are the caller's.")
       .def(py::init([](std::shared_ptr<Device> device, std::size_t bytes) {
-             return std::make_shared<DeviceBuffer>(std::move(device), bytes);
+             return releasing(std::make_unique<DeviceBuffer>(std::move(device), bytes));
            }),
            py::arg("device"), py::arg("nbytes"), py::call_guard<py::gil_scoped_release>(),
            "Raises CudaError, naming the memory that is free.")
@@ -142,7 +143,7 @@ them. Threads: any.)")
   py::class_<Kernel, std::shared_ptr<Kernel>>(m, "Kernel",
                                               "A kernel that the driver compiles from PTX. Threads: any.")
       .def(py::init([](std::shared_ptr<Device> device, const std::string& ptx, const std::string& entry) {
-             return std::make_shared<Kernel>(std::move(device), ptx, entry);
+             return releasing(std::make_unique<Kernel>(std::move(device), ptx, entry));
            }),
            py::arg("device"), py::arg("ptx"), py::arg("entry"), py::call_guard<py::gil_scoped_release>(),
            "Raises CudaError for text that does not compile or has no such entry.")

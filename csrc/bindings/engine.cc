@@ -132,7 +132,7 @@ Raises ValueError for buckets, inputs, output_width or slots outside their limit
 
 Packing, copy-in, compute and copy-out of different slots overlap. Several engines (lanes) compute side by side.)")
       .def(py::init([](std::vector<std::shared_ptr<GraphEngine>> lanes, int slots) {
-             return std::make_shared<StagingRing>(std::move(lanes), slots);
+             return releasing(std::make_unique<StagingRing>(std::move(lanes), slots));
            }),
            py::arg("lanes"), py::kw_only(), py::arg("slots") = 3, py::call_guard<py::gil_scoped_release>(),
            "Raises ValueError for engines that are not prepared or differ in shape, CudaError when memory is "
@@ -233,8 +233,8 @@ engine's life; prepare() captures it into one graph for each bucket, which C++ l
 Threads: one at a time; after it was given to a StagingRing, none.)")
       .def(py::init([](std::shared_ptr<cuda::Device> device, const Pairs& buckets, std::int32_t inputs,
                        std::int32_t output_width, std::int32_t longest_row) {
-             return std::make_shared<GraphEngine>(std::move(device),
-                                                  make_shape(buckets, inputs, output_width, longest_row));
+             auto shape = make_shape(buckets, inputs, output_width, longest_row);
+             return releasing(std::make_unique<GraphEngine>(std::move(device), std::move(shape)));
            }),
            py::arg("device"), py::arg("buckets"), py::kw_only(), py::arg("inputs") = 3,
            py::arg("output_width") = 1, py::arg("longest_row") = 0, py::call_guard<py::gil_scoped_release>(),

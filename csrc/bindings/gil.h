@@ -38,7 +38,8 @@ class GilFunction {
   std::shared_ptr<pybind11::function> function_;
 };
 
-// Destroys with the GIL released: for objects that join threads which may want it.
+// Destroys with the GIL released: for objects that join threads which may want it, and for device memory,
+// whose driver waits for all work on the device before it takes anything back.
 template <class T>
 struct ReleasingDelete {
   void operator()(T* object) const {

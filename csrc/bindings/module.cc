@@ -4,6 +4,7 @@ PYBIND11_MODULE(_core, m) {
   using namespace searchpipe::bindings;
   m.doc() = "The C++ core of searchpipe. Every long call releases the GIL.";
   register_token_store(m);
+  register_postings(m);
   register_pair_packer(m);
   register_batch_planner(m);
   register_diversity(m);

@@ -6,6 +6,7 @@ namespace searchpipe::bindings {
 
 // One function a bound class (or family of functions), each in a file of its own.
 void register_token_store(pybind11::module_& m);
+void register_postings(pybind11::module_& m);  // after register_token_store, which translates IoError
 void register_pair_packer(pybind11::module_& m);
 void register_batch_planner(pybind11::module_& m);
 void register_diversity(pybind11::module_& m);

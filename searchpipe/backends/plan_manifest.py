@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Compatibility = Literal["exact", "same-capability", "ampere-plus"]
 _AMPERE = 8  # major compute capability
+# TensorRT-RTX serves RTX GPUs: 8.x and 12.x, by its support matrix. 9.0 and 10.x are of the data centre and
+# 11.0 of Jetson; a plan is refused there when it is deserialised (seen on an H200).
+_RTX_MAJORS = (8, 12)
 _REBUILD = "Build the plan again on this machine."
 
 
@@ -133,8 +136,18 @@ def check_fit(
     _check_gpu(plan, manifest, gpu, capability)
 
 
+def _is_rtx(capability: tuple[int, int]) -> bool:
+    return capability[0] in _RTX_MAJORS or capability[0] > max(_RTX_MAJORS)
+
+
 def _check_gpu(plan: Path, manifest: PlanManifest, gpu: str, here: tuple[int, int]) -> None:
     there = manifest.capability
+    if manifest.runtime == "tensorrt_rtx" and manifest.compatibility != "exact" and not _is_rtx(here):
+        raise ModelError(
+            f"{plan} needs an RTX GPU of compute capability 8.x or 12.x; TensorRT-RTX does not run on "
+            f"{gpu} ({here[0]}.{here[1]}).",
+            cure="Build a plan with TensorRT there, or let ONNX Runtime run the ONNX file.",
+        )
     if manifest.compatibility == "exact":
         fits = gpu == manifest.gpu and here == there
     elif manifest.compatibility == "same-capability":

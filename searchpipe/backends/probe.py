@@ -45,10 +45,6 @@ RUNTIMES: tuple[Runtime, ...] = (
         "pip install tokenizers", required=True,
     ),
     Runtime(
-        "tantivy", ("tantivy",), "import tantivy; tantivy.SchemaBuilder(); print('lexical index')",
-        "pip install tantivy", required=True,
-    ),
-    Runtime(
         "stemmer", ("PyStemmer",), "import Stemmer; print(len(Stemmer.algorithms()), 'languages')",
         "pip install PyStemmer", required=True,
     ),

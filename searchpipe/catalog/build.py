@@ -80,7 +80,7 @@ def build_snapshot(
     """Index catalog files into a new snapshot in the folder ``out``, and publish it there.
 
     Whatever happens before the last step, the snapshot published before stays
-    as it is. Memory is bounded by the chunk size, the ids and, from
+    as it is. Memory is bounded by the chunk size, the ids, ``lexical_memory_mb`` and, from
     ``flat_below`` products on, the vector index. May run in any thread.
 
     Args:
@@ -168,7 +168,6 @@ class _Build:
             self._models.tokenizer,
             prefix=self._models.document_prefix,
             known=self._known_vectors(),
-            expected=self._stream.rows_expected,
             owner=self._owner,
         )
         for chunk in self._stream:

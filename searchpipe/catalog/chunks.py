@@ -11,8 +11,6 @@ from searchpipe.catalog.rows import Product, RowChecker, RowError
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.errors import CatalogError
 
-_COMPRESSED = {".gz", ".parquet"}
-
 # A chunk ends early when its titles and texts reach this many characters.
 _CHUNK_CHARACTERS = 16 << 20
 
@@ -20,8 +18,7 @@ _CHUNK_CHARACTERS = 16 << 20
 class ProductStream:
     """Products of ``sources``, in their order and each id once. For one thread.
 
-    Ids are held in memory, about 100 MB for a million products. ``rows_expected`` is a guess
-    from the size of the sources.
+    Ids are held in memory, about 100 MB for a million products.
     """
 
     def __init__(self, sources: list[Path], settings: IndexSettings, rejects: RejectLog) -> None:
@@ -33,11 +30,6 @@ class ProductStream:
         self._reading = -1
         self.rows = 0
         self.bytes_total = sum(reader.bytes_total for reader in self._readers)
-        # Nobody knows before the end. Of a product with a description, JSON takes about 600 bytes.
-        self.rows_expected = sum(
-            reader.bytes_total / (150 if path.suffix in _COMPRESSED else 600)
-            for reader, path in zip(self._readers, sources, strict=True)
-        )
 
     @property
     def bytes_read(self) -> int:

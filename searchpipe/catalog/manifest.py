@@ -14,7 +14,7 @@ from searchpipe.catalog.columns import ColumnInfo
 from searchpipe.catalog.dense import DenseInfo
 from searchpipe.errors import SnapshotCorruptError, SnapshotNotFoundError, SnapshotVersionError
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 
 
@@ -82,8 +82,7 @@ def describe_files(folder: Path) -> dict[str, FileInfo]:
     """Size and hash of every file below ``folder``, each made durable on the way."""
     files: dict[str, FileInfo] = {}
     for path in sorted(folder.rglob("*")):
-        # Lock files are tantivy's own and hold nothing.
-        if path.is_file() and path.suffix != ".lock":
+        if path.is_file():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())

@@ -68,9 +68,8 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         ivf_lists: number of lists; 0 is 4 times the square root of the count.
         ivf_probes: lists read by a query; 0 is one in 32, at least 8.
         chunk_rows: rows held in memory at once.
-        lexical_memory_mb: MiB the lexical writer fills before it writes a segment.
-        lexical_shards: parts that the lexical index is dealt out to and that are searched at the same
-            time; 0 is one for every 125,000 products or so, at most 8.
+        lexical_memory_mb: MiB of postings that the lexical writer holds before it writes them to a
+            temporary file.
         keep_builds: published builds kept, the current one included.
 
     """
@@ -98,7 +97,6 @@ class IndexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     ivf_probes: int = 0
     chunk_rows: int = 512
     lexical_memory_mb: int = 256
-    lexical_shards: int = 0
     keep_builds: int = 2
 
     def __post_init__(self) -> None:
@@ -135,6 +133,5 @@ _LIMITS: tuple[tuple[str, float, float], ...] = (
     ("ivf_probes", 0, 1 << 20),
     ("chunk_rows", 1, 1 << 20),
     ("lexical_memory_mb", 16, 4000),
-    ("lexical_shards", 0, 64),
     ("keep_builds", 1, 1000),
 )

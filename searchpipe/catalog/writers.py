@@ -17,7 +17,7 @@ from searchpipe.catalog.columns_writer import ColumnsWriter
 from searchpipe.catalog.dense import DenseInfo
 from searchpipe.catalog.dense_writer import DenseWriter
 from searchpipe.catalog.ids import IdWriter
-from searchpipe.catalog.lexical_writer import LexicalWriter, shard_count
+from searchpipe.catalog.lexical_writer import LexicalWriter
 from searchpipe.catalog.reuse import KnownVectors, TextKeyWriter, text_keys
 from searchpipe.catalog.rows import Product
 from searchpipe.catalog.settings import IndexSettings
@@ -47,8 +47,7 @@ class SnapshotWriters:
     """The files of one snapshot in ``folder``. For one thread.
 
     Every chunk is appended to all parts before the next, so that a product has
-    the same ordinal everywhere. ``expected`` is about how many products come.
-    ``owner`` closes what an unfinished build leaves open.
+    the same ordinal everywhere. ``owner`` closes what an unfinished build leaves open.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class SnapshotWriters:
         *,
         prefix: str,
         known: KnownVectors | None,
-        expected: float,
         owner: ExitStack,
     ) -> None:
         from searchpipe._core import TokenStoreWriter
@@ -80,9 +78,7 @@ class SnapshotWriters:
         self._ids = IdWriter(folder, owner)
         self._display = BlobWriter(folder, "fields", owner)
         self._columns = ColumnsWriter(folder / "columns", settings, owner)
-        self._lexical = LexicalWriter(
-            folder / "lexical", settings, owner, shards=settings.lexical_shards or shard_count(expected)
-        )
+        self._lexical = LexicalWriter(folder / "lexical", settings, owner)
         self._dense = DenseWriter(folder / "dense", settings, encoder.dim, owner)
         self._keys = TextKeyWriter(folder / "dense", owner)
         self._store: Any = TokenStoreWriter(str(folder / "tokens.bin"), vocab_size=tokenizer.vocab_size)

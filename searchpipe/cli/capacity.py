@@ -77,7 +77,7 @@ def capacity_command(
     from searchpipe.replay.load import LoadSettings
     from searchpipe.replay.open_target import open_target
     from searchpipe.replay.reader import ReadSettings
-    from searchpipe.replay.report import write_files
+    from searchpipe.replay.report import make_folder, write_files
     from searchpipe.settings import convert
 
     search = {
@@ -96,7 +96,17 @@ def capacity_command(
     read = convert({"needs_time": False, "max_broken_share": max_broken_share}, ReadSettings, where="log")
     errors = Console(stderr=True)
     budget = math.inf if budget_ms == 0 else budget_ms
-    target = open_target(snapshot=snapshot, config=config, url=url, k=k, budget_ms=budget, timeout_s=patience)
+    if out is not None:
+        make_folder(out)
+    target = open_target(
+        snapshot=snapshot,
+        config=config,
+        url=url,
+        k=k,
+        budget_ms=budget,
+        timeout_s=patience,
+        queued=True,
+    )
 
     def tell(run: Run) -> None:
         if not quiet:

@@ -85,7 +85,7 @@ def compare_command(
     from searchpipe.replay.compare import ComparePlan, compare_sides
     from searchpipe.replay.compare_html import comparison_html
     from searchpipe.replay.reader import ReadSettings
-    from searchpipe.replay.report import write_files
+    from searchpipe.replay.report import make_folder, write_files
     from searchpipe.replay.sides import parse_side
     from searchpipe.replay.verdict import Thresholds
     from searchpipe.settings import convert
@@ -111,6 +111,8 @@ def compare_command(
     first, second = (parse_side(text, snapshot=snapshot, config=config) for text in (a, b))
     errors = Console(stderr=True)
     budget = math.inf if budget_ms == 0 else budget_ms
+    if out is not None:
+        make_folder(out)
     with ExitStack() as opened:
         targets = []
         for side in (first, second):

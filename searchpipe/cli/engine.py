@@ -5,37 +5,31 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from searchpipe.cli.engine_tables import print_built, print_list, print_show, print_verified
+from searchpipe.cli.engine_gate import gate_command
+from searchpipe.cli.engine_options import (
+    CI,
+    JSON,
+    KEY,
+    NAME,
+    STORE,
+    VERSION,
+    absolute,
+    figures_json,
+    progress,
+    registry_of,
+    silent,
+)
+from searchpipe.cli.engine_tables import print_built, print_figures, print_list, print_show, print_verified
 from searchpipe.errors import RecipeError
-
-if TYPE_CHECKING:
-    from searchpipe.engine.registry import Registry
-    from searchpipe.engine.signing import Trust
 
 engine_app = typer.Typer(
     help="Build gated inference engines from recipes; list, verify, promote, roll back and prune them.",
     no_args_is_help=True,
 )
-
-_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_STORE = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder of the store; default: SEARCHPIPE_STORE, else the user's data folder.",
-        show_default=False,
-    ),
-]
-_KEY = Annotated[
-    Path | None,
-    typer.Option(help="Key file; default: SEARCHPIPE_ENGINE_KEY. With one, signatures are required."),
-]
-_CI = Annotated[bool, typer.Option("--ci", help="Refuse unsigned engines, as where CI=true.")]
-_NAME = Annotated[str, typer.Argument(help="Name of the engine.", show_default=False)]
-_VERSION = Annotated[str, typer.Argument(help="Version, for example v3; default: the newest.")]
 
 
 @engine_app.command("build")
@@ -44,7 +38,7 @@ def build_command(
     log: Annotated[Path | None, typer.Option(help="Query log: JSON lines with a 'query' each.")] = None,
     snapshot: Annotated[Path | None, typer.Option(help="Folder of a published snapshot.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Relevance labels (TREC qrels).")] = None,
-    store: _STORE = None,
+    store: STORE = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -54,11 +48,19 @@ def build_command(
     start_from: Annotated[
         str, typer.Option("--from", help="Run this step and all after it again, finished or not.")
     ] = "",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Replace a setting of the recipe, e.g. sensitivity.enabled=false; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn that the recipe does not seed.")] = 7,
-    key: _KEY = None,
-    ci: _CI = False,
+    key: KEY = None,
+    ci: CI = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    as_json: _JSON = False,
+    as_json: JSON = False,
 ) -> None:
     """Build engines from a recipe and check in what passes its gates; exit code 1 if nothing does.
 
@@ -66,49 +68,62 @@ def build_command(
     """
     from searchpipe.engine.ranker_rows import open_ranker
     from searchpipe.engine.recipe import load_recipe
+    from searchpipe.engine.recipe_overrides import as_toml
     from searchpipe.engine.run import StepFailedError, run_build
     from searchpipe.engine.step import Inputs
     from searchpipe.engine.steps import load_steps
     from searchpipe.engine.steps.check_in import CheckInStep, GatesFailedError
     from searchpipe.models.cache import default_cache_dir
 
-    loaded = load_recipe(recipe)
-    registry = _registry(store, key, ci=ci)
+    loaded = load_recipe(recipe, assignments or ())
+    registry = registry_of(store, key, ci=ci)
     signer = registry.trust.keys[0] if registry.trust.keys else None
     registry.refuse_unsigned(signer)  # now, not after minutes of work
     folder = out or default_cache_dir() / "builds" / loaded.name
     inputs = Inputs(
         loaded,
         recipe.absolute().parent,
-        log=_absolute(log),
-        snapshot=_absolute(snapshot),
-        labels=_absolute(labels),
+        log=absolute(log),
+        snapshot=absolute(snapshot),
+        labels=absolute(labels),
         seed=seed,
     )
-    text = recipe.read_text(encoding="utf-8")
+    # What is signed and kept says what was really built.
+    text = as_toml(loaded) if assignments else recipe.read_text(encoding="utf-8")
     steps = load_steps(CheckInStep(registry, text, signer), open_ranker=open_ranker)
     report = folder / "steps" / "report"
     try:
-        result = run_build(steps, inputs, folder, start_from=start_from, say=_silent if quiet else _progress)
+        result = run_build(steps, inputs, folder, start_from=start_from, say=silent if quiet else progress)
     except StepFailedError as error:
         if not isinstance(error.__cause__, GatesFailedError):
             raise
-        refusal = {"checked_in": False, "reason": str(error.__cause__), "report": str(report)}
-        print(json.dumps(refusal, indent=2) if as_json else f"{error.__cause__}\nReport: {report}")
+        left = folder / "steps" / "gate" / "gates.json"
+        gates = json.loads(left.read_bytes()) if left.is_file() else {}
+        if as_json:
+            refusal = {"checked_in": False, "reason": str(error.__cause__), "report": str(report)}
+            print(json.dumps(refusal | {"figures": figures_json(gates)}, indent=2))
+        else:
+            print_figures(gates)
+            print(f"{error.__cause__}\nReport: {report}")
         raise typer.Exit(1) from None
     facts = dict(result.done["check_in"].facts)
     page = result.done["report"].files.get("html", report)
+    gates = dict(result.done["gate"].facts)
     if as_json:
-        steps_json = [asdict(state) for state in result.states]
-        print(json.dumps({"checked_in": True, **facts, "report": str(page), "steps": steps_json}, indent=2))
+        told = {"report": str(page), "steps": [asdict(state) for state in result.states]}
+        print(json.dumps({"checked_in": True, **facts, **told, "figures": figures_json(gates)}, indent=2))
         return
+    print_figures(gates)
     print_built(facts, page)
 
 
+engine_app.command("gate")(gate_command)
+
+
 @engine_app.command("list")
-def list_command(store: _STORE = None, as_json: _JSON = False) -> None:
+def list_command(store: STORE = None, as_json: JSON = False) -> None:
     """Show all engines and their versions: what is promoted, for which architecture, and signed by whom."""
-    registry = _registry(store)
+    registry = registry_of(store)
     entries = [entry for name in registry.names() for entry in registry.entries(name)]
     if as_json:
         print(
@@ -119,14 +134,14 @@ def list_command(store: _STORE = None, as_json: _JSON = False) -> None:
 
 
 @engine_app.command("show")
-def show_command(name: _NAME, version: _VERSION = "", store: _STORE = None, as_json: _JSON = False) -> None:
+def show_command(name: NAME, version: VERSION = "", store: STORE = None, as_json: JSON = False) -> None:
     """Show one version's manifest, the engine's history, and which files this machine would use."""
     import msgspec
 
     from searchpipe.engine.machine import this_machine
     from searchpipe.errors import RegistryError
 
-    registry = _registry(store)
+    registry = registry_of(store)
     manifest = registry.manifest(name, version)
     history = registry.history(name)
     here: dict[str, Any] = {"machine": this_machine().line()}
@@ -146,13 +161,13 @@ def show_command(name: _NAME, version: _VERSION = "", store: _STORE = None, as_j
 def verify_command(
     name: Annotated[str, typer.Argument(help="Name of the engine; default: all.")] = "",
     version: Annotated[str, typer.Argument(help="Version; default: all.")] = "",
-    store: _STORE = None,
-    key: _KEY = None,
-    ci: _CI = False,
-    as_json: _JSON = False,
+    store: STORE = None,
+    key: KEY = None,
+    ci: CI = False,
+    as_json: JSON = False,
 ) -> None:
     """Read every file whole, compare the hashes and check the signature; exit code 1 if one is wrong."""
-    registry = _registry(store, key, ci=ci)
+    registry = registry_of(store, key, ci=ci)
     if version:
         found = [registry.verify(name, version)]
     else:
@@ -169,15 +184,15 @@ def verify_command(
 
 @engine_app.command("promote")
 def promote_command(
-    name: _NAME,
-    version: _VERSION = "",
-    store: _STORE = None,
-    key: _KEY = None,
-    ci: _CI = False,
-    as_json: _JSON = False,
+    name: NAME,
+    version: VERSION = "",
+    store: STORE = None,
+    key: KEY = None,
+    ci: CI = False,
+    as_json: JSON = False,
 ) -> None:
     """Make a version the one that pipelines use, on the architecture that its gates ran on."""
-    event = _registry(store, key, ci=ci).promote(name, version)
+    event = registry_of(store, key, ci=ci).promote(name, version)
     if as_json:
         _print_event(event)
     elif event is None:
@@ -189,15 +204,15 @@ def promote_command(
 
 @engine_app.command("rollback")
 def rollback_command(
-    name: _NAME,
+    name: NAME,
     target: Annotated[str, typer.Option(help="Architecture, for example sm_90 or cpu.")] = "",
-    store: _STORE = None,
-    key: _KEY = None,
-    ci: _CI = False,
-    as_json: _JSON = False,
+    store: STORE = None,
+    key: KEY = None,
+    ci: CI = False,
+    as_json: JSON = False,
 ) -> None:
     """Promote again what was promoted before."""
-    event = _registry(store, key, ci=ci).rollback(name, target)
+    event = registry_of(store, key, ci=ci).rollback(name, target)
     if as_json:
         _print_event(event)
     else:
@@ -206,13 +221,13 @@ def rollback_command(
 
 @engine_app.command("prune")
 def prune_command(
-    name: _NAME,
+    name: NAME,
     keep: Annotated[int, typer.Option(help="Newest versions to keep, beside promoted ones.")] = 3,
-    store: _STORE = None,
-    as_json: _JSON = False,
+    store: STORE = None,
+    as_json: JSON = False,
 ) -> None:
     """Remove old versions; promoted ones and those that a rollback would go to stay."""
-    gone = _registry(store).prune(name, keep=keep)
+    gone = registry_of(store).prune(name, keep=keep)
     print(json.dumps({"removed": gone}) if as_json else f"Removed: {', '.join(gone) or 'nothing'}.")
 
 
@@ -237,23 +252,6 @@ def keygen_command(
     print(f"Key {made.id} is in {path}; keep it secret.")
     if public is not None:
         print(f"Who only checks signatures needs {public}.")
-
-
-def _registry(store: Path | None, key: Path | None = None, *, ci: bool = False) -> Registry:
-    from searchpipe.engine.registry import Registry
-
-    return Registry(store, trust=_trust(key, ci=ci))
-
-
-def _trust(key: Path | None, *, ci: bool) -> Trust:
-    from searchpipe.engine.signing import Trust
-    from searchpipe.engine.signing_keys import load_key
-
-    return Trust.choose([load_key(key)] if key else [], ci=ci)
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return path.absolute() if path else None
 
 
 def _facts(entry: Any) -> dict[str, Any]:
@@ -282,11 +280,3 @@ def _print_event(event: Any) -> None:
     import msgspec
 
     print(json.dumps({"event": msgspec.to_builtins(event)}, indent=2))
-
-
-def _progress(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _silent(_line: str) -> None:
-    return

@@ -18,13 +18,59 @@ def print_built(facts: Mapping[str, Any], report: Path) -> None:
     print(f"  in {facts['folder']}")
     print(f"  signed by {facts['signed_by']}" if facts["signed_by"] else "  not signed")
     for doubt in facts["doubts"]:
-        print(f"  nothing better passed, and {facts['chosen']} failed: {doubt}")
+        print(f"  allowed by the recipe, and failed: {doubt}")
     for precision, reasons in facts["refused"].items():
         print(f"Refused: {precision}")
         for reason in reasons:
             print(f"  {reason}")
     print(f"Report: {report}")
     print(f"Use it: searchpipe engine promote {facts['name']} {facts['version']}")
+
+
+def print_figures(gates: Mapping[str, Any]) -> None:
+    """Print what each precision is worth: quality, speed and memory, a row each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from searchpipe.engine.figures import figures_of
+
+    rows = figures_of(gates)
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False)
+    headings = ("precision", "", "nDCG@10", "loss", "AUC loss", "tau", "max diff", "batch", "ms", "faster")
+    for heading in (*headings, "P50 ms", "P99 ms", "GPU MiB", "MiB", "failed"):
+        left = heading in ("precision", "", "batch", "failed")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(
+            row.precision,
+            row.verdict,
+            _told(row.ndcg, ".4f"),
+            _told(row.ndcg_loss, ".4f"),
+            _told(row.auc_loss, ".4f"),
+            _told(row.tau, ".3f"),
+            _told(row.max_diff, ".3g"),
+            row.shape or "-",
+            _told(row.batch_ms, ".2f"),
+            f"{row.speedup:.2f} x {row.against}" if row.speedup is not None else "-",
+            _told(row.p50_ms, ".2f"),
+            _told(row.p99_ms, ".2f"),
+            _told(row.gpu_grown_mib, "+.0f"),
+            _told(row.file_mib, ".1f"),
+            ", ".join(row.failed) or "-",
+        )
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # a log has no width, and a folded table is hard to read
+    console.print(table)
+    print(
+        f"Gated on {gates.get('device', 'cpu')}, {gates.get('queries', 0)} queries; losses are against fp32."
+    )
+
+
+def _told(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def print_list(entries: Sequence[Entry], store: Path) -> None:
@@ -73,6 +119,7 @@ def print_show(
             print(f"        {reason}")
     for facts in made.files.values():
         print(f"  {facts.sha256}  {facts.bytes:>12,}  {facts.path}")
+    print_figures(made.gates)
     print("History:")
     for event in history:
         where = f" for {event.target}, after {event.before or 'none'}" if event.target else ""

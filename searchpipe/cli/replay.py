@@ -75,6 +75,14 @@ def replay_command(
         typer.Option("--patience", rich_help_panel=_LOAD, help="Seconds until a waiting query is dropped."),
     ] = 10.0,
     seed: Annotated[int, typer.Option("--seed", rich_help_panel=_LOAD, help="Of Poisson arrivals.")] = 0,
+    direct: Annotated[
+        bool,
+        typer.Option(
+            "--direct",
+            rich_help_panel=_LOAD,
+            help="With --snapshot: search on the callers' threads, past the pipeline's queue.",
+        ),
+    ] = False,
     k: Annotated[int | None, typer.Option("-k", help="Hits of queries that name no k.")] = None,
     budget_ms: Annotated[
         float | None,
@@ -114,7 +122,7 @@ def replay_command(
     from searchpipe.replay.open_target import open_target
     from searchpipe.replay.progress import LiveLine
     from searchpipe.replay.reader import ReadSettings
-    from searchpipe.replay.report import write_report
+    from searchpipe.replay.report import make_folder, write_report
     from searchpipe.replay.run import ReplayPlan, replay
     from searchpipe.settings import convert
 
@@ -141,7 +149,19 @@ def replay_command(
     )
     budget = math.inf if budget_ms == 0 else budget_ms
     errors = Console(stderr=True)
-    target = open_target(snapshot=snapshot, config=config, url=url, k=k, budget_ms=budget, timeout_s=patience)
+    if direct and url is not None:
+        raise ConfigError("--direct is of no use with a URL: the service has its own threads.")
+    if out is not None:
+        make_folder(out)
+    target = open_target(
+        snapshot=snapshot,
+        config=config,
+        url=url,
+        k=k,
+        budget_ms=budget,
+        timeout_s=patience,
+        queued=not direct,
+    )
     try:
         with LiveLine(None if quiet else errors) as line:
             report = replay(log, target, plan, tell=line.tell)

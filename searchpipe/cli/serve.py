@@ -87,3 +87,5 @@ def _set_up_logging(form: str) -> None:
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if form == "json" else plain)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for chatty in ("uvicorn.error", "faiss.loader"):  # each step of a start and an end
+        logging.getLogger(chatty).setLevel(logging.WARNING)

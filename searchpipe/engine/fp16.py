@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,21 @@ from searchpipe.engine.onnx_graph import (
     tools,
 )
 from searchpipe.engine.recipe import PrecisionSettings
+from searchpipe.engine.versions import onnxruntime_version
 from searchpipe.errors import RecipeError
+
+FLOAT_INSIDE = frozenset({"LayerNormalization", "SkipLayerNormalization", "EmbedLayerNormalization"})
+"""Norms that ONNX Runtime's CUDA provider computes in float32 whatever they read and write.
+
+LayerNormalization always did; the fused ones summed in half precision until pull request 28682
+of microsoft/onnxruntime (May 2026). A cast to float32 and back around each buys nothing there, and
+moves every activation through memory twice more.
+"""
+
+_FUSED_DOMAIN = "com.microsoft"
+# Places of float outputs where it is not the first alone; the others are masks and statistics.
+_FLOAT_OUTPUTS = {"EmbedLayerNormalization": (0, 2), "SkipLayerNormalization": (0, 3)}
+_SUMS_IN_FLOAT = (1, 28)  # the first release that surely has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,19 @@ def kept_fp32(model: Any, settings: PrecisionSettings, *, patterns_must_fit: boo
     return Fp32Choice(frozenset(nodes), frozenset(settings.keep_ops_fp32))
 
 
+def for_cuda(keep: Fp32Choice, version: str = "") -> Fp32Choice:
+    """``keep`` for ONNX Runtime's CUDA provider: without the norms that are float32 inside all the same.
+
+    Args:
+        keep: of :func:`kept_fp32`.
+        version: of ONNX Runtime; the installed one if empty. An older one keeps the casts.
+    """
+    parts = re.findall(r"\d+", version or onnxruntime_version())[:2]
+    if len(parts) < 2 or (int(parts[0]), int(parts[1])) < _SUMS_IN_FLOAT:
+        return keep
+    return Fp32Choice(keep.nodes, keep.operators - FLOAT_INSIDE)
+
+
 def to_fp16(model: Any, keep: Fp32Choice) -> Any:
     """``model`` with weights and activations in half precision but for ``keep``; the argument is used up.
 
@@ -64,6 +93,7 @@ def to_fp16(model: Any, keep: Fp32Choice) -> Any:
     onnx, float16 = tools("onnx", "onnxruntime.transformers.float16")
     # Q and DQ take their types from their scales, see int8.
     blocked = {*float16.DEFAULT_OP_BLOCK_LIST, *keep.operators}
+    _type_fused(onnx, model)
     try:
         converted = float16.convert_float_to_float16(
             model, keep_io_types=True, op_block_list=sorted(blocked), node_block_list=sorted(keep.nodes)
@@ -77,6 +107,22 @@ def to_fp16(model: Any, keep: Fp32Choice) -> Any:
     name_nodes(converted)
     _require_runnable(converted)
     return converted
+
+
+def _type_fused(onnx: Any, model: Any) -> None:
+    """Say which outputs of ONNX Runtime's own operators are float32, in place.
+
+    ONNX infers no types for them, and the converter casts only what it knows to be a float.
+    """
+    known = {info.name for info in (*model.graph.value_info, *model.graph.output)}
+    for node in model.graph.node:
+        if node.domain != _FUSED_DOMAIN:
+            continue
+        for place in _FLOAT_OUTPUTS.get(node.op_type, (0,)):
+            name = node.output[place] if place < len(node.output) else ""
+            if name and name not in known:
+                kind = onnx.TensorProto.FLOAT
+                model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, kind, None))
 
 
 def _require_runnable(model: Any) -> None:
@@ -132,6 +178,7 @@ def _drop_cast_pairs(onnx: Any, model: Any) -> None:
         if kinds.get(inner.input[0]) == kind.FLOAT:
             replaced[node.output[0]] = inner.input[0]
     outputs = {info.name for info in graph.output}
+    _give_unrounded(graph, {name: replaced[name] for name in outputs & replaced.keys()})
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in replaced and name not in outputs:
@@ -145,6 +192,25 @@ def _drop_cast_pairs(onnx: Any, model: Any) -> None:
         del graph.node[:]
         graph.node.extend(copies)
         needed = outputs | {name for node in graph.node for name in node.input}
+
+
+def _give_unrounded(graph: Any, outputs: Mapping[str, str]) -> None:
+    """Let what computes an output in float32 give it: in half precision scores of -11 step by 0.008."""
+    named = {source: name for name, source in outputs.items()}
+    produced = {name for node in graph.node for name in node.output}
+    named = {source: name for source, name in named.items() if source in produced}
+    casts = [node for node in graph.node if node.output[0] in named.values()]
+    for node in casts:
+        graph.node.remove(node)
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name in named:
+                    names[place] = named[name]
+    kept = [info for info in graph.value_info if info.name not in named]
+    copies = [type(info).FromString(info.SerializeToString()) for info in kept]
+    del graph.value_info[:]
+    graph.value_info.extend(copies)
 
 
 def _target(cast: Any) -> int:

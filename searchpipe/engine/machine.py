@@ -13,6 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from searchpipe.engine.versions import onnxruntime_version
+
 _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 _DRIVER = re.compile(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b")
 # Runtime -> distributions that bring it; the first installed one tells the version.
@@ -90,7 +92,8 @@ def runtime_versions() -> dict[str, str]:
     """Versions of the inference runtimes that are installed; nothing is imported."""
     found = {}
     for runtime, names in _DISTRIBUTIONS.items():
-        version = next(filter(None, map(_version, names)), "")
+        version = onnxruntime_version() if runtime == "onnxruntime" else ""
+        version = version or next(filter(None, map(_version, names)), "")
         if version:
             found[runtime] = version
         elif importlib.util.find_spec(runtime) is not None:

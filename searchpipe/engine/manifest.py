@@ -50,8 +50,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One precision of the engine.
 
     Attributes:
-        passed: whether it passed its gates, or was chosen because nothing else did; only such a
-            variant is ever picked.
+        passed: whether it passed its gates, but for those that its recipe allows to fail; only such
+            a variant is ever picked.
         onnx: place of its ONNX file in the engine's folder; empty where it was refused.
         plan: place of its TensorRT plan; empty for none. One that only failed gates of speed, on
             another machine, is kept.

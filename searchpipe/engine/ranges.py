@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 import numpy as np
 
 from searchpipe.arrays import Array
+from searchpipe.engine.activations import CalibrationDevice, run_activations
 from searchpipe.engine.agreement import Feeds
-from searchpipe.engine.onnx_graph import load_model, tools, weighted_products
+from searchpipe.engine.onnx_graph import load_model, weighted_products
 from searchpipe.engine.recipe import CalibrationSettings
 from searchpipe.errors import RecipeError
 from searchpipe.files import write_json
@@ -117,29 +119,41 @@ def measure(
     key: str = "",
     *,
     threads: int = 0,
+    device: CalibrationDevice = "cpu",
 ) -> RangeTable:
     """Run the float32 model and find the range of every input of its products with weights.
 
     Padding tokens do not count. Memory stays bounded whatever the number of batches: values become
-    histograms every 256 MiB.
+    histograms every 256 MiB, the tensors side by side on all cores.
 
     Args:
         model_path: in the standard form.
         batches: real inputs.
         settings: method and percentile.
         key: stored in the table.
-        threads: of the runs; 0 for all cores.
+        threads: of the runs and of the counting; 0 for all cores.
+        device: what the model runs on; values are counted on the CPU.
 
     Raises:
-        RecipeError: there is no input, a value is not finite, or most rows are the same.
+        RecipeError: there is no input, a value is not finite, most rows are the same, or the model
+            does not run on ``device``.
     """
     model = load_model(model_path)
     names = sorted({node.input[0] for node in weighted_products(model)})
     if not names:
         raise RecipeError(f"{model_path.name} has no product with a constant matrix: int8 has nothing to do.")
-    collector = _Collector(names, settings)
+    with _Collector(names, settings, threads) as collector:
+        rows = _collect(
+            collector, names, run_activations(model, names, batches, threads=threads, device=device)
+        )
+        ranges, dead = collector.finish()
+    return RangeTable(key=key, method=settings.method, rows=rows, ranges=ranges, dead=tuple(dead))
+
+
+def _collect(collector: _Collector, names: Sequence[str], runs: Iterable[tuple[Feeds, list[Array]]]) -> int:
+    """Hand all values over; return how many rows there were."""
     rows, distinct = 0, set()
-    for feeds, values in _run(model, names, batches, threads):
+    for feeds, values in runs:
         first = feeds.get("input_ids", next(iter(feeds.values())))
         mask = feeds.get("attention_mask")
         tables = [feeds[name] for name in sorted(feeds)]
@@ -158,38 +172,7 @@ def measure(
             f"Calibration inputs repeat: {len(distinct):,} of {rows:,} rows are different.",
             cure="Calibrate on real traffic; constant inputs give ranges that do not hold.",
         )
-    ranges, dead = collector.finish()
-    return RangeTable(key=key, method=settings.method, rows=rows, ranges=ranges, dead=tuple(dead))
-
-
-def _run(
-    model: Any, names: Sequence[str], batches: Iterable[Feeds], threads: int
-) -> Iterator[tuple[Feeds, list[Array]]]:
-    from searchpipe.backends.cores import available_cores
-
-    onnx, onnxruntime = tools("onnx", "onnxruntime")
-    outputs = {node.name for node in model.graph.output}
-    inputs = {node.name for node in model.graph.input}
-    # An input of the graph cannot be its output too; it is read from the feeds.
-    asked = [name for name in names if name not in inputs]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in asked if name not in outputs)
-    model = onnx.shape_inference.infer_shapes(model)
-    options = onnxruntime.SessionOptions()
-    # Optimised graphs have other tensors.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads or available_cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    kinds = {node.name: np.int32 if "int32" in node.type else None for node in session.get_inputs()}
-    for feeds in batches:
-        given = {
-            name: feeds[name] if kind is None else feeds[name].astype(kind) for name, kind in kinds.items()
-        }
-        found = dict(zip(asked, session.run(asked, given), strict=True)) if asked else {}
-        yield feeds, [found[name] if name in found else feeds[name] for name in names]
+    return rows
 
 
 def _unpadded(value: Array, mask: Array | None) -> Array:
@@ -200,20 +183,28 @@ def _unpadded(value: Array, mask: Array | None) -> Array:
 
 
 class _Collector:
-    """Values to histograms, by ONNX Runtime's own collector; for one thread."""
+    """Values to histograms, by ONNX Runtime's own collector; for one thread, and closed when left."""
 
-    def __init__(self, names: Sequence[str], settings: CalibrationSettings) -> None:
+    def __init__(self, names: Sequence[str], settings: CalibrationSettings, threads: int) -> None:
         from onnxruntime.quantization.calibrate import HistogramCollector
+
+        from searchpipe.backends.cores import available_cores
+
+        self._pool = ThreadPoolExecutor(threads or available_cores(), "calibrate")
 
         self._settings = settings
         self._collector = HistogramCollector("entropy", True, _BINS, _LEVELS, settings.percentile, "same")
         self._pending: dict[str, list[Array]] = {name: [] for name in names}
         self._bytes = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
     def add(self, values: dict[str, Array]) -> None:
         for name, value in values.items():
-            if not np.isfinite(value).all():
-                raise RecipeError(f"The float32 model gives NaN or infinity in {name}.")
             self._pending[name].append(value.ravel())
             self._bytes += value.nbytes
         if self._bytes >= _CHUNK_BYTES:
@@ -232,11 +223,17 @@ class _Collector:
         return found, dead
 
     def _flush(self) -> None:
-        whole = {name: np.concatenate(parts) for name, parts in self._pending.items() if parts}
-        if whole:
-            self._collector.collect_value(whole)
+        # A tensor's histogram is its own: the collector has nothing else that calls could share.
+        list(self._pool.map(self._count, [item for item in self._pending.items() if item[1]]))
         self._pending = {name: [] for name in self._pending}
         self._bytes = 0
+
+    def _count(self, pending: tuple[str, list[Array]]) -> None:
+        name, parts = pending
+        values = np.concatenate(parts)
+        if not np.isfinite(values).all():
+            raise RecipeError(f"The float32 model gives NaN or infinity in {name}.")
+        self._collector.collect_value({name: values})
 
     def _range(self, histogram: Any, amax: float) -> TensorRange:
         counts, edges, low, high, threshold = histogram

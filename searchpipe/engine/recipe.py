@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from searchpipe.engine.recipe_overrides import override
 from searchpipe.errors import ConfigError
 from searchpipe.settings import Settings, convert
 
@@ -15,6 +17,21 @@ Task = Literal["pair", "query", "ranker"]
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 """From the highest to the lowest: each must beat the one before it to be used."""
+
+GateName = Literal[
+    "max_abs_diff",
+    "batch_independence",
+    "auc_loss",
+    "ndcg_loss",
+    "kendall_tau",
+    "worst_stratum_auc_loss",
+    "speed",
+    "stress_p99_ms",
+    "stress_failures",
+    "memory_mib",
+    "gpu_memory_mib",
+]
+"""Gates that a recipe may allow to fail."""
 
 Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -47,7 +64,8 @@ class PrecisionSettings(Settings, frozen=True):
     Attributes:
         make: precisions to make and gate; fp32 is the reference and always made.
         keep_fp32: regular expressions over node names that stay in float32 in every variant.
-        keep_ops_fp32: operator types that stay in float32 in fp16.
+        keep_ops_fp32: operator types that are computed in float32 in fp16. In the file for ONNX Runtime's
+            CUDA provider norms read and write half precision, for the operators are float32 inside.
         keep_last: keep the last projection, before the score, in float32.
         exclude_int8: regular expressions over node names that int8 leaves alone.
     """
@@ -70,6 +88,7 @@ class CalibrationSettings(Settings, frozen=True):
         strata: what the draw is stratified by.
         min_per_stratum: rows that every stratum which occurs in the traffic must have.
         seed: of the draw.
+        device: what the float32 model runs on; ``auto`` takes a GPU that ONNX Runtime can use.
     """
 
     method: Literal["entropy", "percentile", "max"] = "entropy"
@@ -79,6 +98,7 @@ class CalibrationSettings(Settings, frozen=True):
     strata: tuple[Literal["traffic", "category", "length"], ...] = ("traffic", "category", "length")
     min_per_stratum: Positive = 8
     seed: int = 7
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class SensitivitySettings(Settings, frozen=True):
@@ -156,6 +176,9 @@ class GateSettings(Settings, frozen=True):
         stress_seconds: of load.
         stress_p99_ms: the most that the P99 may be under it; 0 for ten times the P50 when idle.
         max_memory_mib: of the process's growth; 0 for no limit.
+        max_gpu_memory_mib: of the growth of the GPU's memory in use; 0 for no limit.
+        allow: gates that may fail, by name: their figures are reported and refuse nothing. What does
+            not run or gives NaN is refused all the same.
     """
 
     queries: Positive = 200
@@ -174,6 +197,8 @@ class GateSettings(Settings, frozen=True):
     stress_seconds: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 5.0
     stress_p99_ms: NonNegative = 0.0
     max_memory_mib: NonNegative = 0.0
+    max_gpu_memory_mib: NonNegative = 0.0
+    allow: tuple[GateName, ...] = ()
 
 
 class Recipe(Settings, frozen=True):
@@ -190,20 +215,37 @@ class Recipe(Settings, frozen=True):
     gates: GateSettings = GateSettings()
 
 
-def load_recipe(path: Path) -> Recipe:
+def load_recipe(path: Path, assignments: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
+
+    Args:
+        path: of the TOML file.
+        assignments: settings that replace the file's; see
+            :func:`searchpipe.engine.recipe_overrides.override`.
 
     Raises:
         ConfigError: the file cannot be read, is not TOML, or holds a key or value that is not valid.
     """
     try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    recipe = convert(table, Recipe)
+    return parse_recipe(text, str(path), assignments)
+
+
+def parse_recipe(text: str, what: str, assignments: Sequence[str] = ()) -> Recipe:
+    """Read a recipe's text; ``what`` it is of, for messages; see :func:`load_recipe`.
+
+    Raises:
+        ConfigError: it is not TOML, or holds a key or value that is not valid.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{what} is not valid TOML: {error}.") from error
+    recipe = convert(override(table, assignments), Recipe)
     if recipe.profile.source == "manual" and not (recipe.profile.rows and recipe.profile.tokens):
-        raise ConfigError(f"{path}: profile.source is manual, and profile.rows or profile.tokens is missing.")
+        raise ConfigError(f"{what}: profile.source is manual, and profile.rows or profile.tokens is missing.")
     return recipe

@@ -45,6 +45,7 @@ class GateReport(msgspec.Struct, forbid_unknown_fields=True):
     interval: tuple[float | None, float | None] | None = None
     worst: str = ""
     details: dict[str, Any] = {}
+    waived: bool = False
 
 
 class VariantReport(msgspec.Struct, forbid_unknown_fields=True):

@@ -17,7 +17,11 @@ def variants_section(report: Report) -> Section:
     """Which precision is used, and why the others are not."""
     rows: list[list[Cell | Raw]] = []
     for name, variant in report.gates.variants.items():
-        failed = [gate.name for gate in variant.gates if not gate.passed]
+        failed = [
+            f"{gate.name} (allowed)" if gate.waived else gate.name
+            for gate in variant.gates
+            if not gate.passed
+        ]
         why = ", ".join(failed) if failed else "every gate passed"
         size = variant.bytes / _MIB if variant.bytes else None
         chosen = "used" if name == report.gates.chosen else ""

@@ -9,7 +9,7 @@ from statistics import fmean, quantiles
 from searchpipe.page import Page
 from searchpipe.replay.rbo import rbo
 
-BROKEN = frozenset({"stage_failed", "bad_scores", "missing_input", "unavailable"})
+BROKEN = frozenset({"stage_failed", "bad_scores", "missing_input", "unavailable", "circuit_open"})
 """Reasons of degradations that are no matter of time: something does not work."""
 
 

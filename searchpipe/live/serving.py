@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from searchpipe.config import Config
 from searchpipe.cost_model import CostModel
 from searchpipe.live.lineup import Lineup
+from searchpipe.stage_breakers import StageBreakers
 from searchpipe.stages.base import Stage
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Serving:
     def costs(self) -> CostModel:
         """Of the serving version."""
         return self._lineup.current.pipeline.costs
+
+    @property
+    def breakers(self) -> StageBreakers:
+        """Of the serving version."""
+        return self._lineup.current.pipeline.breakers
 
     @property
     def snapshot(self) -> Snapshot | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from searchpipe import __version__
+from searchpipe.breaker import BreakerState
 from searchpipe.catalog.optional import require
 from searchpipe.errors import SearchpipeError
 from searchpipe.metrics.admission import add_admission, admission_families
@@ -66,6 +67,8 @@ class PipelineCollector:
         if pipeline.snapshot is not None:
             families["searchpipe_snapshot"].add_metric([], {"version": pipeline.snapshot.version})
             families["searchpipe_snapshot_products"].add_metric([], pipeline.snapshot.count)
+        for one in pipeline.breakers.reports():
+            _add_breaker(families, one.name, one.state, one.trips)
         for stage in pipeline.stages:
             families["searchpipe_stage"].add_metric([stage.name], {"settings": stage.describe()})
         if pipeline.gpu is not None:
@@ -83,6 +86,14 @@ class PipelineCollector:
             core.InfoMetricFamily("searchpipe_snapshot", "The snapshot that is served."),
             core.GaugeMetricFamily("searchpipe_snapshot_products", "Products in the snapshot."),
             core.InfoMetricFamily("searchpipe_stage", "What each stage runs.", labels=["stage"]),
+            core.GaugeMetricFamily(
+                "searchpipe_breaker_state",
+                "1 for the state of a circuit breaker: of a stage, a recall source or an engine.",
+                labels=["breaker", "state"],
+            ),
+            core.CounterMetricFamily(
+                "searchpipe_breaker_trips", "How often a circuit breaker opened.", labels=["breaker"]
+            ),
             core.InfoMetricFamily("searchpipe_engine", "The engine that answers.", labels=engine),
             core.GaugeMetricFamily(
                 "searchpipe_engine_serving",
@@ -91,6 +102,9 @@ class PipelineCollector:
             ),
             core.CounterMetricFamily(
                 "searchpipe_engine_fallbacks", "Links that failed and were replaced.", labels=engine
+            ),
+            core.CounterMetricFamily(
+                "searchpipe_engine_returns", "Better links that came back.", labels=engine
             ),
             core.GaugeMetricFamily(
                 "searchpipe_engine_queue_seconds",
@@ -106,6 +120,12 @@ class PipelineCollector:
             *(core.CounterMetricFamily(name, text) for name, text, _ in _RECALL_COUNTERS),
         ]
         return {family.name: family for family in made}
+
+
+def _add_breaker(families: dict[str, Any], name: str, state: BreakerState, trips: int) -> None:
+    for one in get_args(BreakerState):
+        families["searchpipe_breaker_state"].add_metric([name, one], float(one == state))
+    families["searchpipe_breaker_trips"].add_metric([name], trips)
 
 
 def _add_engines(families: dict[str, Any], gpu: GpuEngines) -> None:
@@ -125,11 +145,13 @@ def _add_chain(families: dict[str, Any], name: str, chain: EngineChain) -> None:
     for state in states:
         serving = state.state == "serving"
         families["searchpipe_engine_serving"].add_metric([name, state.name], float(serving))
+        _add_breaker(families, f"{name}.{state.name}", state.breaker, state.trips)
         if serving:
             families["searchpipe_engine"].add_metric(
                 [name], {"link": state.name, "description": state.description}
             )
-    families["searchpipe_engine_fallbacks"].add_metric([name], sum(s.state == "failed" for s in states))
+    families["searchpipe_engine_fallbacks"].add_metric([name], chain.fallbacks)
+    families["searchpipe_engine_returns"].add_metric([name], chain.returns)
     try:
         scorer = chain.scorer
     except SearchpipeError:

@@ -93,3 +93,6 @@ BUILTIN: dict[str, BuiltinModel] = {
         card="ms-marco-MiniLM-L-12-v2, int8; one logit per pair, at most 512 tokens, English",
     ),
 }
+
+MADE_FOR_CPUS = frozenset({BUILTIN["tiny-cross"].settings.sha256})
+"""Hashes of models whose graphs save work on a CPU in a form that no GPU runtime fuses."""

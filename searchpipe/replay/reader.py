@@ -99,6 +99,9 @@ class LogReader:
         self.notes = ReadNotes()
         self.whole: ReadNotes | None = None
         """Notes of the last pass that came to the end."""
+        if path.is_dir() or not path.exists():
+            why = "it is a folder" if path.is_dir() else "there is no such file"
+            raise LogError(f"The query log {path} cannot be read: {why}.", cure="Name a .jsonl or .csv file.")
         try:
             open_rows(path, max_row_bytes=self.settings.max_line_bytes)
         except (CatalogError, OSError) as error:
@@ -117,7 +120,8 @@ class LogReader:
         if not self.notes.entries:
             raise LogError(
                 f"The query log {self.path} holds no search" + self._named() + ".",
-                cure='A line is a JSON object like {"ts": 1767571200.5, "query": "red shoes"}.',
+                cure='A line is a JSON object like {"ts": 1767571200.5, "query": "red shoes"}; '
+                "a CSV has a header, ts,query, and a line for each search.",
             )
 
     def _entries(self) -> Iterator[Entry]:

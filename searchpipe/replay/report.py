@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import msgspec
 
@@ -29,6 +30,22 @@ def write_report(out: Path, report: Report) -> ReportFiles:
     from searchpipe.replay.report_html import report_html
 
     return write_files(out, "report", msgspec.to_builtins(report), report_html(report))
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of a report before the work that it is about.
+
+    Raises:
+        LogError: it cannot be made, or nothing can be written into it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=out, prefix=".searchpipe-"):
+            pass
+    except OSError as error:
+        raise LogError(
+            f"Cannot write the report into {out}: {error.strerror or error}.", cure="Name another --out."
+        ) from error
 
 
 def write_files(out: Path, name: str, content: object, html: str) -> ReportFiles:

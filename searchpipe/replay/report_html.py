@@ -116,6 +116,9 @@ def _latency(report: Report) -> list[str]:
 
 
 def _throughput(timeline: Sequence[Interval]) -> list[str]:
+    whole = max((interval.width_s for interval in timeline), default=0.0)
+    # Answers that fall into the last sliver of time would be a rate that never was.
+    timeline = [interval for interval in timeline if interval.width_s >= whole / 2]
     at = [interval.at_s for interval in timeline]
     rates = line_plot(
         [

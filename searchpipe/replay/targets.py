@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from searchpipe.errors import ConfigError, OverloadedError, SearchpipeError
+from searchpipe.page import Page
 from searchpipe.pipeline import Pipeline
 from searchpipe.replay.entry import Entry
 from searchpipe.replay.outcome import Answer, Item, answer_of
@@ -63,7 +64,7 @@ class Target(Protocol):
 
 
 class PipelineTarget:
-    """A :class:`searchpipe.pipeline.Pipeline`. Any thread may search.
+    """A :class:`searchpipe.pipeline.Pipeline`, asked on the caller's own thread. Any thread may search.
 
     Args:
         pipeline: asked through ``search``; closed with this object.
@@ -78,9 +79,8 @@ class PipelineTarget:
 
     def search(self, entry: Entry) -> Answer:
         """As :class:`Target`; an error of the pipeline goes by its ``code``."""
-        budget = entry.budget_ms if entry.budget_ms is not None else self._budget_ms
         try:
-            page = self.pipeline.search(entry.query, entry.k or self._k, budget, entry.filters, entry.context)
+            page = self._page(entry)
         except OverloadedError as error:
             raise ShedError(error.code) from error
         except SearchpipeError as error:
@@ -94,6 +94,13 @@ class PipelineTarget:
     def close(self) -> None:
         """Close the pipeline."""
         self.pipeline.close()
+
+    def _page(self, entry: Entry) -> Page:
+        k, budget = self._wanted(entry)
+        return self.pipeline.search(entry.query, k, budget, entry.filters, entry.context)
+
+    def _wanted(self, entry: Entry) -> tuple[int, float | None]:
+        return entry.k or self._k, entry.budget_ms if entry.budget_ms is not None else self._budget_ms
 
 
 class _Hit(msgspec.Struct):

@@ -14,8 +14,14 @@ import numpy as np
 
 from searchpipe.arrays import Float32
 from searchpipe.breaker import BreakerPolicy, CircuitBreaker
-from searchpipe.deadline import Clock
-from searchpipe.errors import ClosedError, EngineError, EngineUnavailableError, PipelineError
+from searchpipe.deadline import ANSWERING, Clock
+from searchpipe.errors import (
+    ClosedError,
+    EngineError,
+    EngineFailedError,
+    EngineUnavailableError,
+    PipelineError,
+)
 from searchpipe.forks import Inherited
 from searchpipe.runtime.chain_keeper import ChainKeeper
 from searchpipe.runtime.forecast import Forecaster
@@ -144,11 +150,14 @@ class EngineChain:
             timeout: seconds to wait at most; the request is cancelled then.
 
         Raises:
-            EngineError: the engine failed; ``EngineUnavailableError``: none is ready.
+            EngineFailedError: the engine failed; ``EngineUnavailableError``: none is ready.
             OverloadedError, ClosedError: as ``submit`` raises them.
+            QueryCancelled: inside a pipeline, the query's caller has left.
             TimeoutError: no scores within ``timeout``.
         """
         since = self._clock()
+        if (answering := ANSWERING.get()) is not None:
+            answering.check_cancelled()
         trial = self._try(submit)
         if trial is not None:
             try:
@@ -220,8 +229,13 @@ class EngineChain:
         return _Request(live, given, ticket, self._clock(), slow_s)
 
     def _wait(self, request: _Request, timeout: float | None) -> Float32:
-        ticket = request.ticket
-        if not ticket.wait(timeout) and ticket.cancel():
+        ticket, answering = request.ticket, ANSWERING.get()
+        if answering is None:
+            ended = ticket.wait(timeout)
+        else:  # rows that nobody waits for leave the queue
+            with answering.on_cancel(ticket.cancel):
+                ended = ticket.wait(timeout)
+        if not ended and ticket.cancel():
             self._ran_out(request)
             raise TimeoutError(f"No scores within {timeout:.3g} s.")
         return self._result(request)
@@ -247,7 +261,7 @@ class EngineChain:
             if _mostly_bad(scores, ticket):
                 self._failed(request, "its scores are not finite numbers")
                 if live is not self._keeper.serving:
-                    raise EngineError(f"Engine {self._name(live)}: its scores are not finite numbers.")
+                    raise EngineFailedError(f"Engine {self._name(live)}: its scores are not finite numbers.")
             elif ticket.scored:
                 live.breaker.succeeded(request.given, slow=self._clock() - request.begun > request.slow_s)
                 self._keeper.review(live)
@@ -256,8 +270,10 @@ class EngineChain:
             return scores
         if status == "failed":
             self._failed(request, ticket.error)
-            raise EngineError(f"Engine {self._name(live)}: {ticket.error}.")
+            raise EngineFailedError(f"Engine {self._name(live)}: {ticket.error}.")
         live.breaker.abandoned(request.given)
+        if status == "cancelled" and (answering := ANSWERING.get()) is not None:
+            answering.check_cancelled()
         raise self._ended(live)
 
     def _failed(self, request: _Request, reason: str) -> None:
@@ -280,7 +296,7 @@ class EngineChain:
         if self._keeper.closed:
             return ClosedError("The engine was closed before the request was scored.")
         reason = self._keeper.states[live.place].reason
-        return EngineError(f"Engine {self._name(live)} was retired. {reason}")
+        return EngineFailedError(f"Engine {self._name(live)} was retired. {reason}")
 
     def _name(self, live: Live) -> str:
         return self._keeper.states[live.place].name

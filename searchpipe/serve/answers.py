@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -53,6 +53,14 @@ def problem(
     return JsonResponse(content, status, sent)
 
 
+def invalid(errors: Iterable[Mapping[str, Any]]) -> JsonResponse:
+    """422: what pydantic found wrong with a request, by field."""
+    fields = [{"field": _path(one["loc"]), "message": str(one["msg"])} for one in errors]
+    first = fields[0] if fields else {"field": "", "message": "not valid"}
+    where = f"{first['field']}: " if first["field"] else ""
+    return problem(422, "invalid_request", f"{where}{first['message']}.", fields=fields)
+
+
 def problem_of(error: SearchpipeError, *, retry_s: int) -> JsonResponse:
     """The answer to a query that was refused: 503 where trying again may help, 400 where it cannot."""
     status = 503 if isinstance(error, OverloadedError | ClosedError | ForkedError) else 400
@@ -69,6 +77,14 @@ def retry_after(waiting: int, threads: int, seconds_each: float) -> int:
     if not seconds_each > 0 or math.isinf(seconds_each):
         return 1
     return max(1, min(MAX_RETRY_S, math.ceil(waiting * seconds_each / max(1, threads))))
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """``("body", "filters", "price")`` as ``filters.price``; list places as ``[0]``."""
+    text = ""
+    for part in location[1:] if location[:1] == ("body",) else location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.lstrip(".")
 
 
 def _plain(value: Any) -> Any:

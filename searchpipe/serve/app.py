@@ -15,17 +15,16 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from searchpipe import __version__
-from searchpipe.errors import QueryError, SearchpipeError
-from searchpipe.page import Page
+from searchpipe.errors import SearchpipeError
 from searchpipe.serve import schema
-from searchpipe.serve.answers import JsonResponse, encode, problem, problem_of, retry_after
+from searchpipe.serve.answers import JsonResponse, invalid, problem, problem_of, retry_after
 from searchpipe.serve.guard import Guard
+from searchpipe.serve.search import SearchEndpoint
 from searchpipe.serve.search_page import SearchPage
 from searchpipe.serve.service import Served, Service
 from searchpipe.serve.settings import ServeSettings
 
 _LOG = logging.getLogger("searchpipe.serve")
-_GONE = 499  # the client has closed the connection: nobody reads this
 _Errors = dict[int | str, dict[str, Any]]
 
 
@@ -73,7 +72,8 @@ def create_app(
             return 1
         return retry_after(pipeline.load[1], pipeline.config.pipeline.threads, service.mean_s)
 
-    _add_search(app, service, settings, retry_s)
+    endpoint = SearchEndpoint(service, settings, retry_s)
+    _add_search(app, endpoint)
     _add_health(app, service, metrics)
     _add_about(app, service, settings)
     if settings.page:
@@ -85,13 +85,14 @@ def create_app(
         Guard,
         settings=settings,
         retry_s=retry_s,
+        direct={("POST", "/search"): endpoint},
         count=lambda path, status: requests.labels(path if path in paths else "other", str(status)).inc(),
         shed=lambda limit: shed.labels(limit).inc(),
     )
     return app
 
 
-def _add_search(app: FastAPI, service: Service, settings: ServeSettings, retry_s: Callable[[], int]) -> None:
+def _add_search(app: FastAPI, endpoint: SearchEndpoint) -> None:
     @app.post(
         "/search",
         response_model=schema.PageBody,
@@ -99,32 +100,9 @@ def _add_search(app: FastAPI, service: Service, settings: ServeSettings, retry_s
         summary="The best products for a query, within its budget",
     )
     async def search(body: schema.SearchBody, request: Request) -> Response:
-        pipeline = service.pipeline
-        if pipeline is None:
-            return problem(503, "not_ready", f"The service is {service.status}.", retry_s=1)
-        if body.budget_ms is not None and body.budget_ms > settings.max_budget_ms:
-            raise QueryError(
-                f"budget_ms is {body.budget_ms:g}; this service allows {settings.max_budget_ms:g}.",
-                cure="Ask for less, or raise serve.max_budget_ms.",
-            )
-        known = {stage.name for stage in pipeline.stages}
-        answer = pipeline.asearch(
-            body.query,
-            body.k,
-            body.budget_ms,
-            body.filters,
-            body.context,
-            priority=body.priority,
-            without=[name for name, on in body.stages.items() if not on or name not in known],
-        )
-        try:
-            page = await _while_connected(request, answer)
-        except SearchpipeError as error:
-            return problem_of(error, retry_s=retry_s())
-        if page is None:
-            return Response(status_code=_GONE)
-        service.took(page.trace.total_ms / 1e3)
-        return Response(encode(page), media_type="application/json")
+        # The guard has most requests answered before they get here; this is for those whose path it
+        # does not know, as below a mount.
+        return await endpoint.answer(body, request.receive)
 
 
 def _add_health(app: FastAPI, service: Service, registry: CollectorRegistry) -> None:
@@ -174,11 +152,8 @@ def _add_about(app: FastAPI, service: Service, settings: ServeSettings) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        fields = [{"field": _path(one["loc"]), "message": str(one["msg"])} for one in error.errors()]
-        first = fields[0] if fields else {"field": "", "message": "not valid"}
-        where = f"{first['field']}: " if first["field"] else ""
-        return problem(422, "invalid_request", f"{where}{first['message']}.", fields=fields)
+    async def malformed(_: Request, error: RequestValidationError) -> Response:
+        return invalid(error.errors())
 
     @app.exception_handler(SearchpipeError)
     async def refused(_: Request, error: SearchpipeError) -> Response:
@@ -195,33 +170,6 @@ def _add_errors(app: FastAPI) -> None:
     async def unforeseen(_: Request, error: Exception) -> Response:
         _LOG.error("A request failed", exc_info=error)
         return problem(500, "internal", "The service failed; its log says why.")
-
-
-async def _while_connected(request: Request, answer: Any) -> Page | None:
-    """The answer; None if the client left first, whose work is then dropped."""
-    task: asyncio.Task[Page] = asyncio.ensure_future(answer)
-    gone = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            return None
-        return task.result()
-    finally:
-        for one in (task, gone):
-            one.cancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    """``("body", "filters", "price")`` as ``filters.price``; list places as ``[0]``."""
-    text = ""
-    for part in location[1:] if location[:1] == ("body",) else location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.lstrip(".")
 
 
 def _errors(*statuses: int) -> _Errors:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from searchpipe.serve.answers import JsonResponse, problem
@@ -14,6 +15,10 @@ from searchpipe.serve.settings import ServeSettings
 
 _FREE = ("/health/live", "/health/ready", "/metrics")  # answered however busy the service is
 _SAFETY = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+
+
+Direct = Callable[[Scope, Receive, bytes], Awaitable[Response]]
+"""Answers a request whose body has been read."""
 
 
 class Guard:
@@ -25,6 +30,7 @@ class Guard:
     Args:
         app: what is guarded.
         settings: the bounds.
+        direct: (method, path) -> what answers such a request from its body instead of ``app``.
         retry_s: seconds for ``Retry-After``, asked when a request is shed.
         count: told of each answer: path, status.
         shed: told why a request was shed.
@@ -35,12 +41,14 @@ class Guard:
         app: ASGIApp,
         *,
         settings: ServeSettings,
+        direct: Mapping[tuple[str, str], Direct],
         retry_s: Callable[[], int],
         count: Callable[[str, int], None],
         shed: Callable[[str], None],
     ) -> None:
         self._app = app
         self._settings = settings
+        self._direct = direct
         self._retry_s = retry_s
         self._count = count
         self._shed = shed
@@ -118,6 +126,11 @@ class Guard:
             await body(scope, receive, send)
             return
         if body is None:
+            return
+        endpoint = self._direct.get((scope.get("method", ""), scope["path"]))
+        if endpoint is not None:
+            answer = await endpoint(scope, receive, body)
+            await answer(scope, receive, send)
             return
         given = False
 

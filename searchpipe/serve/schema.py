@@ -25,18 +25,24 @@ class SearchBody(BaseModel):
     filters: Annotated[
         dict[str, Any],
         Field(
-            description="Column -> value, list of values, or operators.", examples=[{"price": {"lte": 50}}]
+            default_factory=dict,
+            description="Column -> value, list of values, or operators.",
+            examples=[{"price": {"lte": 50}}],
         ),
-    ] = {}
-    context: Annotated[dict[str, Any], Field(description="User and session features.")] = {}
+    ]
+    context: Annotated[dict[str, Any], Field(default_factory=dict, description="User and session features.")]
     budget_ms: Annotated[
         float | None,
         Field(gt=0, allow_inf_nan=False, description="Milliseconds; the configured budget if absent."),
     ] = None
     stages: Annotated[
         dict[str, bool],
-        Field(description="Stage -> false to leave it out of this query.", examples=[{"score": False}]),
-    ] = {}
+        Field(
+            default_factory=dict,
+            description="Stage -> false to leave it out of this query.",
+            examples=[{"score": False}],
+        ),
+    ]
     priority: Annotated[_Whole, Field(ge=-100, le=100, description="Higher goes first.")] = 0
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from searchpipe.deadline import Deadline
     from searchpipe.query import Query
     from searchpipe.runtime.device_vectors import DeviceVector
+    from searchpipe.stage_breakers import StageBreakers
 
 SLOTS = ("tokens", "pair_tokens", "vector", "candidates", "hits")
 """The slots of :class:`Work` with a type of their own; a user's stage may name others, kept in ``extras``."""
@@ -28,6 +29,7 @@ class Work:
         query: what was asked.
         deadline: when the answer is due.
         costs: the pipeline's cost model.
+        breakers: the pipeline's, for what a stage can do without; None outside of a pipeline.
         tokens: int32 ``(q,)``, the query's ids for the encoder, without special tokens; None until known.
         pair_tokens: the same for the cross-encoder.
         vector: float32 ``(d,)``, the query's embedding; None until known or if given up.
@@ -43,6 +45,7 @@ class Work:
     """
 
     __slots__ = (
+        "breakers",
         "candidates",
         "costs",
         "deadline",
@@ -70,6 +73,7 @@ class Work:
         self.query = query
         self.deadline = deadline
         self.costs = costs
+        self.breakers: StageBreakers | None = None
         self.tokens: Int32 | None = None
         self.pair_tokens: Int32 | None = None
         self.vector: Float32 | None = None

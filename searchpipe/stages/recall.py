@@ -15,6 +15,7 @@ from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.stages.base import Work
 from searchpipe.stages.early_search import EarlySearch, begin_search
+from searchpipe.stages.source_trial import SourceTrial, resting
 
 
 class RecallSource(Protocol):
@@ -136,7 +137,7 @@ class Recall:
             return
         depth = max(self._depth, work.query.k)
         for source in self._sources:
-            if getattr(source, "early", False) and source.ready(work):
+            if getattr(source, "early", False) and source.ready(work) and not resting(source.name, work):
                 work.early[source.name] = begin_search(pool, source, work, depth, mask)
 
     def run(self, work: Work) -> None:
@@ -153,44 +154,50 @@ class Recall:
         early: dict[str, EarlySearch] = {
             s.name: work.early.pop(s.name) for s in self._sources if s.name in work.early
         }
-        # What runs already is joined last.
-        for source in sorted(self._sources, key=lambda s: s.name in early) if early else self._sources:
+        # What runs already is joined after the others; what rests is asked only if nothing else answers.
+        for source in sorted(self._sources, key=lambda s: (resting(s.name, work), s.name in early)):
             if not source.ready(work):
                 continue
             begun = early.get(source.name)
             others = bool(found) or (begun is None and bool(early))
+            trial = SourceTrial(source.name, work)
+            if not trial.admitted and found:
+                work.degrade("circuit_open", f"{source.name} recall ({trial.reason})")
+                continue
             if (
                 begun is None
                 and others
                 and work.allowance() <= (work.costs.predict(source.name, depth) or 0.0)
             ):
                 work.costs.relax(source.name, depth)
+                trial.abandon()
                 work.degrade("deadline", f"{source.name} recall")
                 continue
             try:
-                if begun is not None:
-                    result = begun.join(work, optional=others)
+                with trial:
+                    if begun is not None:
+                        result = begun.join(work, optional=others)
+                    else:
+                        with work.step(source.name, depth, optional=others):
+                            result = source.search(work, depth, mask)
                     if result is None:
                         work.degrade("deadline", f"{source.name} recall")
                         continue
                     docs, scores = result
-                else:
-                    with work.step(source.name, depth, optional=others):
-                        docs, scores = source.search(work, depth, mask)
+                    if not np.all(np.isfinite(scores)):
+                        work.degrade("bad_scores", f"{source.name} recall")
+                        continue
             except QueryCancelled:
                 raise
             except Exception as error:
                 failures.append(error)
                 work.degrade("stage_failed", f"{source.name} recall ({type(error).__name__}: {error})")
                 continue
-            if not np.all(np.isfinite(scores)):
-                work.degrade("bad_scores", f"{source.name} recall")
-                continue
             found[source.name] = (docs, scores)
             work.orders[source.name] = docs
         if not found and failures:
             raise EngineError("Every recall source failed.") from failures[0]
-        if early:
+        if len(found) > 1:
             found = {s.name: found[s.name] for s in self._sources if s.name in found}
         work.candidates = self._fuse(found)
         work.orders["fused"] = work.candidates.docs

@@ -182,9 +182,9 @@ def test_no_driver_or_something_else_of_its_name(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_current_folder_cannot_pose_as_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tantivy_of_this_folder.py").write_text("")
+    (tmp_path / "msgspec_of_this_folder.py").write_text("")
     monkeypatch.chdir(tmp_path)
-    ok, text = run_isolated(["-c", "import tantivy_of_this_folder"])
+    ok, text = run_isolated(["-c", "import msgspec_of_this_folder"])
     assert not ok
     assert "No module named" in text
 

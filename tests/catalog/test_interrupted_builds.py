@@ -75,7 +75,7 @@ def test_a_killed_build_leaves_a_published_snapshot_whole(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("limit", [100, 3_000, 40_000])
 def test_no_room_is_a_readable_error_and_changes_nothing(tmp_path: Path, limit: int) -> None:
-    """A limit on the size of files fails writes of every library, tantivy, FAISS and the core included."""
+    """A limit on the size of files fails writes of every library, FAISS and the core included."""
     source = write_jsonl(
         tmp_path / "p.jsonl", [{"id": str(i), "title": f"Product {i} w{i * 7}"} for i in range(900)]
     )

@@ -11,7 +11,6 @@ import pytest
 
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.catalog import Snapshot
-from searchpipe.catalog import lexical as lexical_module
 from searchpipe.errors import QueryError
 from tests.fakes.catalogs import snapshot_of
 
@@ -64,8 +63,12 @@ def test_every_field_is_searched_and_weighed(small: Snapshot) -> None:
     assert small.id_of(both[0]) == ["a"]
     doubled = small.lexical.search("red", 5, boosts={"color": 2.0})
     np.testing.assert_allclose(doubled[1], 2 * both[1], rtol=1e-5)
+    assert len(small.lexical.search("red", 5, boosts={"color": 0.0, "all": -1.0})[0]) == 0
     with pytest.raises(QueryError, match=r"no lexical field 'colour'.*title"):
         small.lexical.search("red", 5, boosts={"colour": 1.0})
+    for boost in (1e6, float("inf"), float("nan")):
+        with pytest.raises(QueryError, match=r"boost of 'color'.*below 1e\+06"):
+            small.lexical.search("red", 5, boosts={"color": boost})
 
 
 @pytest.mark.parametrize(
@@ -86,15 +89,11 @@ def test_the_order_of_scores_does_not_depend_on_k(large: Snapshot) -> None:
     docs, scores = large.lexical.search("word1 word2 word9", 3000)
     few, few_scores = large.lexical.search("word1 word2 word9", 20)
     np.testing.assert_array_equal(scores[:20], few_scores)
-    assert set(few[few_scores > few_scores[-1]].tolist()) <= set(docs[:20].tolist())
+    np.testing.assert_array_equal(docs[:20], few)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.3, 0.9, 1.0])
-@pytest.mark.parametrize("set_limit", [0, 100, 10_000])
-def test_filters_give_the_best_of_the_allowed(
-    large: Snapshot, monkeypatch: pytest.MonkeyPatch, share: float, set_limit: int
-) -> None:
-    monkeypatch.setattr(lexical_module, "_SET_LIMIT", set_limit)
+def test_filters_give_the_best_of_the_allowed(large: Snapshot, share: float) -> None:
     mask = np.random.default_rng(5).random(large.count) < share
     for query in ("word1 word2", "word3 word40 word59", "word0"):
         everything = large.lexical.search(query, large.count)
@@ -105,8 +104,7 @@ def test_filters_give_the_best_of_the_allowed(
             np.testing.assert_allclose(scores, [score for _, score in expected], rtol=1e-5)
 
 
-def test_a_filter_against_the_ranking_still_gets_k(large: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lexical_module, "_SET_LIMIT", 0)
+def test_a_filter_against_the_ranking_still_gets_k(large: Snapshot) -> None:
     docs, _ = large.lexical.search("word1", large.count)
     mask = np.zeros(large.count, np.bool_)
     mask[docs[-5:]] = True  # the worst five, far below what is fetched first
@@ -116,25 +114,6 @@ def test_a_filter_against_the_ranking_still_gets_k(large: Snapshot, monkeypatch:
 def test_a_mask_of_another_length_is_refused(small: Snapshot) -> None:
     with pytest.raises(QueryError, match="3 entries"):
         small.lexical.search("shoes", 5, mask=np.ones(3, np.bool_))
-
-
-def test_ordinals_are_right_in_many_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that commits often leaves several segments, which tantivy merges in any order."""
-    from searchpipe.catalog.lexical_writer import LexicalWriter
-
-    append = LexicalWriter.append
-
-    def append_and_commit(self: LexicalWriter, *args: Any) -> None:
-        append(self, *args)
-        self.commit()
-
-    monkeypatch.setattr(LexicalWriter, "append", append_and_commit)
-    rows = [{"id": f"p{row}", "title": f"unique{row} common"} for row in range(90)]
-    with snapshot_of(tmp_path, rows, chunk_rows=6) as snapshot:
-        for row in range(0, 90, 11):
-            assert snapshot.id_of(snapshot.lexical.search(f"unique{row}", 5)[0]) == [f"p{row}"]
-        docs, _ = snapshot.lexical.search("common", 300)
-        assert sorted(docs.tolist()) == list(range(90))
 
 
 def test_documents_in_chinese_and_japanese_are_found_through_a_snapshot(tmp_path: Path) -> None:
@@ -185,52 +164,3 @@ def test_many_threads_get_what_one_gets(large: Snapshot) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-@pytest.fixture(scope="module")
-def sharded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snapshot]:
-    with snapshot_of(tmp_path_factory.mktemp("sharded"), many_rows(3000), lexical_shards=5) as opened:
-        yield opened
-
-
-def test_shards_find_what_one_index_finds(large: Snapshot, sharded: Snapshot) -> None:
-    """Rarity is counted by the shard, so scores differ a little, and the order where they are close."""
-    for query in ("word1 word2 word9", "word3 word40 word59", "word58", "nothing"):
-        one, one_scores = large.lexical.search(query, 200)
-        many, many_scores = sharded.lexical.search(query, 200)
-        assert len(one) == len(many)
-        assert (np.diff(many_scores) <= 0).all()
-        if query == "word1 word2 word9":  # of few documents, a shard's share is a matter of chance
-            np.testing.assert_allclose(many_scores, one_scores, rtol=0.15)
-        everything = sharded.lexical.search(query, sharded.count)
-        assert set(everything[0].tolist()) == set(large.lexical.search(query, large.count)[0].tolist())
-        # The best 200 of all that match, whatever a shard was asked for first.
-        np.testing.assert_array_equal(many_scores, everything[1][: len(many)])
-
-
-def test_a_shard_that_has_more_than_its_share_is_asked_again(tmp_path: Path) -> None:
-    rows = [{"id": f"p{row}", "title": "lamp" if row % 4 == 1 else "chair"} for row in range(400)]
-    with snapshot_of(tmp_path, rows, lexical_shards=4) as snapshot:
-        docs, _ = snapshot.lexical.search("lamp", 90)
-        assert len(docs) == len(set(docs.tolist())) == 90
-        assert (docs % 4 == 1).all()
-        assert len(snapshot.lexical.search("lamp", 400)[0]) == 100
-
-
-@pytest.mark.parametrize("set_limit", [0, 10_000])
-def test_shards_keep_to_filters(sharded: Snapshot, monkeypatch: pytest.MonkeyPatch, set_limit: int) -> None:
-    monkeypatch.setattr(lexical_module, "_SET_LIMIT", set_limit)
-    mask = np.random.default_rng(5).random(sharded.count) < 0.1
-    everything = sharded.lexical.search("word1 word2", sharded.count)
-    for k in (1, 10, 500):
-        docs, scores = sharded.lexical.search("word1 word2", k, mask=mask)
-        assert mask[docs].all()
-        expected = best_of(*everything, k, mask)
-        np.testing.assert_allclose(scores, [score for _, score in expected], rtol=1e-5)
-
-
-@pytest.mark.parametrize(("expected", "shards"), [(0, 1), (150_000, 1), (500_000, 4), (10**9, 8)])
-def test_large_catalogs_are_dealt_out(expected: int, shards: int) -> None:
-    from searchpipe.catalog.lexical_writer import shard_count
-
-    assert shard_count(expected) == shards

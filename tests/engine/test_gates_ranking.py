@@ -210,4 +210,5 @@ def test_results_are_plain_json() -> None:
         "interval": [0.0, None],
         "worst": "s",
         "details": {"a": [None]},
+        "waived": False,
     }

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from searchpipe.engine.activations import calibration_device
 from searchpipe.engine.ranges import (
     RangeTable,
     TensorRange,
@@ -163,3 +164,21 @@ def test_tables_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert read_table(path) == read_table(path, "k") == table
     assert read_table(path, "other") is None
     assert read_table(tmp_path / "none.json") is None
+
+
+def test_calibration_takes_a_gpu_where_onnx_runtime_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = "searchpipe.engine.gates.runtime.gpu_reason"
+    monkeypatch.setattr(reasons, lambda: "")
+    assert [calibration_device(asked) for asked in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+    monkeypatch.setattr(reasons, lambda: "the driver shows no GPU")
+    assert calibration_device("auto") == "cpu"
+    with pytest.raises(RecipeError, match="the driver shows no GPU"):
+        calibration_device("cuda")
+
+
+@pytest.mark.filterwarnings("ignore")  # ONNX Runtime warns of a provider that it does not have
+def test_a_cuda_provider_that_does_not_start_is_refused(tmp_path: Path) -> None:
+    """This ONNX Runtime has none: it would fall back on the CPU without a word."""
+    path = TinyModel(outputs=1).save_cross_encoder(tmp_path / "m.onnx")
+    with pytest.raises(RecipeError, match=r"CUDA provider|on cuda"):
+        measure(path, [], CalibrationSettings(method="max"), device="cuda")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from searchpipe.engine.machine import Machine
+from searchpipe.engine.machine import Gpu, Machine
 from searchpipe.engine.manifest import Variant
 from searchpipe.engine.pick import pick
 from searchpipe.engine.registry import Registry
@@ -172,3 +172,20 @@ def test_a_promotion_between_state_and_files_is_followed(
     answers = [stale]
     monkeypatch.setattr(registry.store, "state", lambda name: answers.pop() if answers else real(name))
     assert pick(registry, "tiny", machine()).manifest.version == "v3"
+
+
+@pytest.mark.parametrize(
+    ("capability", "fits"),
+    [((8, 6), True), ((8, 9), True), ((12, 0), True), ((9, 0), False), ((10, 0), False), ((7, 5), False)],
+)
+def test_plans_of_tensorrt_rtx_are_for_rtx_gpus(
+    registry: Registry, tmp_path: Path, capability: tuple[int, int], fits: bool
+) -> None:
+    """They are portable among those, and refused by the GPUs of data centres when deserialised."""
+    any_rtx = Gpu("any RTX GPU", (8, 0))
+    needs = {"runtime": "tensorrt_rtx", "runtime_version": "1.7.1.116", "compatibility": "ampere-plus"}
+    add(registry, tmp_path, "a", plan=any_rtx, **needs)
+    choice = pick(registry, "tiny", on(Gpu("a GPU", capability), tensorrt_rtx="1.7.1.116"))
+    assert (choice.plan is not None) is fits
+    told = any("TensorRT-RTX does not run on a GPU" in reason for reason in choice.reasons)
+    assert told is not fits

@@ -75,6 +75,7 @@ def test_what_the_issue_is_about_is_on_the_dashboard() -> None:
         *("searchpipe_degradations_total", "searchpipe_engine_fallbacks_total", "searchpipe_errors_total"),
         *("searchpipe_gpu_memory_used_bytes", "searchpipe_gpu_utilisation_ratio", "searchpipe_snapshot_info"),
         *("searchpipe_engine_info", "searchpipe_http_shed_total"),
+        *("searchpipe_breaker_state", "searchpipe_breaker_trips_total", "searchpipe_engine_returns_total"),
     ):
         assert metric in shown
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -173,6 +174,54 @@ def test_a_fallback_is_seen(chained: Any) -> None:
     assert value(registry, "searchpipe_engine_fallbacks_total", engine="scorer") == 1
     assert value(registry, "searchpipe_engine_serving", engine="scorer", link="first") == 0
     assert value(registry, "searchpipe_engine_serving", engine="scorer", link="second") == 1
+
+
+def breaker_states(registry: CollectorRegistry, name: str) -> dict[str, float | None]:
+    states = ("closed", "open", "half_open")
+    return {s: value(registry, "searchpipe_breaker_state", breaker=name, state=s) for s in states}
+
+
+def test_breakers_of_stages_and_engines_are_seen(chained: Any) -> None:
+    chain, engine, registry = chained
+    opened = {"closed": 0.0, "open": 1.0, "half_open": 0.0}
+    assert breaker_states(registry, "scorer.first")["closed"] == 1.0
+    engine.broken = True
+    with pytest.raises(EngineError):
+        run(chain, 3)
+    assert breaker_states(registry, "scorer.first") == opened
+    assert value(registry, "searchpipe_breaker_trips_total", breaker="scorer.first") == 1
+
+    def fail(work: Any) -> None:
+        raise RuntimeError("broken")
+
+    stages = CollectorRegistry()
+    with Pipeline([recall(), middle(fail), page()]) as pipeline:
+        watch(pipeline, stages, gpu=False)
+        assert breaker_states(stages, "middle")["closed"] == 1.0
+        for _ in range(7):
+            pipeline.search("x")
+        assert breaker_states(stages, "middle") == opened
+        assert value(stages, "searchpipe_breaker_trips_total", breaker="middle") == 1
+        degraded = {"stage": "middle", "reason": "circuit_open"}
+        assert value(stages, "searchpipe_degradations_total", **degraded) == 2
+
+
+def test_an_engine_that_came_back_was_still_a_fallback(chained: Any) -> None:
+    chain, engine, registry = chained
+    engine.broken = True
+    with pytest.raises(EngineError):
+        run(chain, 3)
+    assert chain.wait_until_serving(30)
+    engine.broken = False
+    chain._keeper.breakers[0]._cool_down_s = 0.0
+    with chain._keeper._changed:
+        chain._keeper._changed.notify_all()
+    limit = time.monotonic() + 30
+    while chain.serving != "first":
+        assert time.monotonic() < limit
+        run(chain, 3)
+    assert value(registry, "searchpipe_engine_fallbacks_total", engine="scorer") == 1
+    assert value(registry, "searchpipe_engine_returns_total", engine="scorer") == 1
 
 
 def test_a_closed_engine_breaks_no_scrape(chained: Any) -> None:

@@ -182,8 +182,11 @@ def test_a_log_without_a_search_is_refused(tmp_path: Path, content: str) -> None
 
 
 def test_files_that_are_no_logs(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match="does not exist"):
+    with pytest.raises(LogError, match="no such file"):
         LogReader(tmp_path / "nowhere.jsonl")
+    (tmp_path / "log.csv").write_bytes(b"ts,query\rfoo,bar\n1,x\n")
+    with pytest.raises(LogError, match="header line of"):
+        list(LogReader(tmp_path / "log.csv"))
     (tmp_path / "log.exe").write_bytes(b"")
     with pytest.raises(LogError, match="format"):
         LogReader(tmp_path / "log.exe")
@@ -203,12 +206,12 @@ def test_csv_also_packed(tmp_path: Path) -> None:
 
 
 def test_a_packed_log_that_was_cut_short_is_replayed_up_to_there(tmp_path: Path) -> None:
-    lines = b"".join(b'{"ts": %d, "query": "query %d"}\n' % (n, n * 7919) for n in range(200_000))
+    lines = b"".join(b'{"ts": %d, "query": "query %d"}\n' % (n, n * 7919) for n in range(40_000))
     path = tmp_path / "log.jsonl.gz"
-    path.write_bytes(gzip.compress(lines)[:-400_000])
+    path.write_bytes(gzip.compress(lines)[:-80_000])
     reader = LogReader(path)
     entries = list(reader)
-    assert 1000 < len(entries) < 200_000
+    assert 1000 < len(entries) < 40_000
     assert reader.notes.broken == 1
     assert "broken gzip" in reader.notes.first_broken[0].reason
 

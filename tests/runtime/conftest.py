@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from searchpipe import _core
+from tests.conftest import World
 from tests.fakes.cuda_driver import FakeDriver, build, real_driver_present
 from tests.runtime.row_model import ENGINES, Built, random_store
 
@@ -43,6 +46,47 @@ def fake(cuda: FakeDriver | None, device: _core.Device) -> FakeDriver:
     if cuda is None:
         pytest.skip("steers the fake driver")
     return cuda
+
+
+@pytest.fixture
+def gpu_config(
+    world: World,
+    fake: FakeDriver,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., dict[str, Any]]:
+    """Packages for a GPU as far as the process can tell, and the configuration of a pipeline on it."""
+    pytest.importorskip("sympy")
+    faiss_gpu = pytest.importorskip("tests.fakes.faiss_gpu")
+    import onnxruntime
+
+    from searchpipe import assemble_gpu
+    from searchpipe.backends import onnx_prepare
+    from searchpipe.recall import open as recall_open
+    from searchpipe.runtime import open_chain
+    from tests.fakes import onnxruntime_device
+
+    monkeypatch.setenv("SEARCHPIPE_CACHE", str(tmp_path_factory.getbasetemp() / "gpu-cache"))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", onnxruntime_device.get_available_providers)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", onnxruntime_device.InferenceSession)
+    monkeypatch.setattr(assemble_gpu, "faiss_without_gpu", lambda: "")
+    monkeypatch.setattr(recall_open, "require_gpu_faiss", lambda: faiss_gpu)
+    monkeypatch.setattr(recall_open, "_has_cupy", lambda: False)
+
+    def in_float32(model: Any, out: Any, options: Any = None) -> Any:
+        # So that a page can be compared with the CPU's; half precision swaps near ties.
+        return onnx_prepare.prepare_onnx(model, out, replace(options, fp16=False))
+
+    monkeypatch.setattr(open_chain, "prepare_onnx", in_float32)
+
+    def config(use: str = "always", *, recall: dict[str, Any] | None = None, **gpu: Any) -> dict[str, Any]:
+        return {
+            **world.config,
+            "gpu": {"use": use, "reserve_mb": 32, **gpu},
+            "recall": {"gpu": {"temp_mb": 16, **(recall or {})}},
+        }
+
+    return config
 
 
 @pytest.fixture

@@ -10,12 +10,11 @@ import msgspec
 import pytest
 
 from searchpipe.errors import EngineError
-from searchpipe.models import BUILTIN, DEFAULT_CROSS_ENCODER, ModelSettings
+from searchpipe.models import BUILTIN, DEFAULT_CROSS_ENCODER, ModelSettings, builtin, resolve
 from searchpipe.models.builtin import BuiltinModel
 from searchpipe.models.settings import DEFAULT_GPU_CROSS_ENCODER
 from searchpipe.pipeline import Pipeline
 from tests.conftest import World
-from tests.runtime.test_gpu_pipeline import gpu_config  # noqa: F401 - a fixture
 
 pytest.importorskip("sympy")
 ABSENT = f"pypi:not-there==1.0#sha256={'0' * 64}&path=model.onnx"
@@ -42,7 +41,7 @@ def auto(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_each_device_has_its_own(
     world: World,
-    gpu_config: Callable[..., dict[str, Any]],  # noqa: F811
+    gpu_config: Callable[..., dict[str, Any]],
     defaults: Callable[..., None],
 ) -> None:
     defaults()
@@ -57,7 +56,7 @@ def test_each_device_has_its_own(
 
 def test_where_the_large_one_cannot_be_had_the_cpu_scores_with_the_small_one(
     world: World,
-    gpu_config: Callable[..., dict[str, Any]],  # noqa: F811
+    gpu_config: Callable[..., dict[str, Any]],
     defaults: Callable[..., None],
 ) -> None:
     defaults(absent=DEFAULT_GPU_CROSS_ENCODER)
@@ -70,3 +69,22 @@ def test_where_the_large_one_cannot_be_had_the_cpu_scores_with_the_small_one(
         assert not pipeline.search(world.queries[0], budget_ms=math.inf).degraded
     with pytest.raises(EngineError, match="wants scorer on the GPU"):
         Pipeline.open(world.snapshot, auto(gpu_config("always")))
+
+
+def test_a_model_made_for_cpus_stays_there_when_it_is_named(
+    world: World,
+    gpu_config: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As ``models.scorer = "tiny-cross"`` on a machine with a GPU."""
+    assert BUILTIN[DEFAULT_CROSS_ENCODER].settings.sha256 in builtin.MADE_FOR_CPUS
+    model = resolve(msgspec.convert(world.config["models"]["scorer"], ModelSettings))
+    monkeypatch.setattr(builtin, "MADE_FOR_CPUS", frozenset({model.sha256}))
+    with Pipeline.open(world.snapshot, gpu_config("auto")) as pipeline:
+        assert pipeline.gpu is not None
+        assert pipeline.gpu.scorer is None
+        assert pipeline.gpu.encoder is not None
+        assert "is made for CPUs" in pipeline.gpu.reasons["scorer"]
+        assert not pipeline.search(world.queries[0], budget_ms=math.inf).degraded
+    with pytest.raises(EngineError, match=r'made for CPUs.*models\.scorer = "auto"'):
+        Pipeline.open(world.snapshot, gpu_config("always"))

@@ -14,6 +14,7 @@ from searchpipe.breaker import BreakerPolicy
 from searchpipe.errors import (
     ClosedError,
     EngineError,
+    EngineFailedError,
     EngineUnavailableError,
     MissingDependencyError,
     ModelError,
@@ -243,5 +244,5 @@ def test_callers_of_a_link_that_is_retired_hear_of_an_engine_error() -> None:
         assert not caller.is_alive()
     assert chain.serving == "second"
     assert raised
-    assert {type(error) for error in raised} <= {EngineError, EngineUnavailableError}
+    assert {type(error) for error in raised} <= {EngineFailedError, EngineUnavailableError}
     chain.close()

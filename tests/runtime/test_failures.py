@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -203,6 +204,25 @@ def test_memory_is_flat_and_given_back(
     built.scorer.close()
     del built, ring
     assert (fake.device_bytes(), fake.pinned_bytes()) == before
+
+
+def test_freeing_waits_for_the_device_but_not_with_the_gil(device: _core.Device, fake: FakeDriver) -> None:
+    """A device that hangs must not stop the process: its memory is freed once all work has ended."""
+    held = [_core.DeviceBuffer(device, 1 << 16)]
+    target = _core.DeviceBuffer(device, 1 << 16)
+    fake.hold()
+    writing = threading.Thread(target=target.write, args=(np.zeros(16, np.int32),))
+    writing.start()
+    while not fake.count("cuMemcpyHtoDAsync"):
+        time.sleep(0.001)
+    freeing = threading.Thread(target=held.clear)
+    freeing.start()
+    freeing.join(0.05)
+    assert freeing.is_alive()
+    fake.hold(False)  # never reached if the other thread waited with the GIL
+    freeing.join(30)
+    writing.join(30)
+    assert not freeing.is_alive()
 
 
 def test_out_of_memory_names_the_figures(device: _core.Device, fake: FakeDriver) -> None:

@@ -20,7 +20,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="needs a browser: chromium and chromedriver in PATH"
+    not (BROWSER and DRIVER), reason="needs chromium and chromedriver in PATH: make browser"
 )
 
 
@@ -122,7 +122,8 @@ def test_what_was_given_up_is_shown(page: Any) -> None:
     search(page, "shoes")
     shown = texts(page, "#degradations li")
     assert any("deadline" in text for text in shown)
-    assert "degraded" in page.find_element("id", "summary").text
+    assert "late, degraded" in page.find_element("id", "summary").text
+    assert len(page.find_elements("css selector", "#trace line")) == 7  # where the budget ended
 
 
 def test_an_error_of_the_service_is_shown_and_goes_away(page: Any) -> None:

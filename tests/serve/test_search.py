@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from searchpipe.pipeline import Pipeline
@@ -179,3 +181,32 @@ def test_about_tells_what_the_page_needs(client: TestClient, pipeline: Pipeline)
     about = client.get("/about").json()
     assert [stage["name"] for stage in about["stages"]] == [stage.name for stage in pipeline.stages]
     assert about["products"] == 5
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
+def test_a_body_that_is_not_said_to_be_json_is_refused(client: TestClient, kind: str | None) -> None:
+    """A page elsewhere may post these types without asking first."""
+    headers = {} if kind is None else {"Content-Type": kind}
+    reply = client.post("/search", content=b'{"query": "shoes"}', headers=headers)
+    assert reply.status_code == 422
+    assert "Content-Type: application/json" in reply.json()["error"]["cure"]
+    for said in ("application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"):
+        assert ask_raw(client, said).status_code == 200
+
+
+def ask_raw(client: TestClient, kind: str) -> Any:
+    body = b'{"query": "shoes", "budget_ms": 5000}'
+    return client.post("/search", content=body, headers={"Content-Type": kind})
+
+
+def test_it_answers_below_a_mount(client: TestClient) -> None:
+    outer = Starlette(routes=[Mount("/shop", client.app)])
+    with TestClient(outer) as opened:
+        page = opened.post("/shop/search", json={"query": "red running shoes", "budget_ms": 5000})
+        assert page.status_code == 200
+        assert page.json()["hits"] == ask(client).json()["hits"]
+        assert (
+            opened.post("/shop/search", json={"query": ""}).json()["error"]["fields"][0]["field"] == "query"
+        )
+        refused = opened.post("/shop/search", json={"query": "x", "filters": {"prize": 3}})
+        assert refused.json()["error"]["code"] == "bad_filter"

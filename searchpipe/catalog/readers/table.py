@@ -35,7 +35,13 @@ class CsvTable:
         texts = self._texts()
         first = next(texts, "")
         delimiter = max(",;\t", key=first.count)
-        header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+        try:
+            header = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+        except csv.Error as error:  # such as a carriage return between two names
+            raise CatalogError(
+                f"The header line of {self._path} is not valid CSV: {error}.",
+                cure="Name the columns in its first line, and end it with a line feed.",
+            ) from error
         if not any(header):
             raise CatalogError(
                 f"{self._path} has no header line.", cure="Name the columns in its first line."

@@ -1,4 +1,4 @@
-"""A variant on a GPU: ONNX Runtime's CUDA provider behind the scorer that serves, graphs captured."""
+"""A variant on a GPU: ONNX Runtime's CUDA provider or a plan behind the scorer that serves, captured."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 from searchpipe.arrays import Float32, Int32
 from searchpipe.backends.device_engine import DeviceEngine, open_device
 from searchpipe.backends.onnx_cuda import open_onnx_cuda
+from searchpipe.device.facts import facts_of
+from searchpipe.device.usable import load_cuda_libraries
 from searchpipe.engine.gates.variants import Inputs, cosines, logits_of
 from searchpipe.engine.rows import Pair
 from searchpipe.errors import EngineError, RecipeError
@@ -30,12 +32,14 @@ class CudaVariant:
     Args:
         engine: closed with this object.
         inputs: tokenizers and snapshot.
+        device: the GPU that ``engine`` is on.
     """
 
-    def __init__(self, engine: DeviceEngine, inputs: Inputs) -> None:
+    def __init__(self, engine: DeviceEngine, inputs: Inputs, device: _core.Device) -> None:
         from searchpipe import _core
 
         self._engine = engine
+        self._device = device
         self._inputs = inputs
         self._scorer = _core.Scorer(engine.executor)
         self._widest = max(tokens for _, tokens in engine.buckets)
@@ -73,6 +77,11 @@ class CudaVariant:
         row = np.ones(max(tokens - 2, 0), np.int32)
         self._rows([row] * rows, (1, 1, 0))
 
+    def gpu_memory_mib(self) -> float:
+        """See :class:`searchpipe.engine.gates.variants.OnGpu`."""
+        found = facts_of(self._device)
+        return (found.total_bytes - found.free_bytes) / 2**20
+
     def close(self) -> None:
         """Close the scorer, then the engine."""
         self._scorer.close(drain=False)
@@ -98,7 +107,23 @@ def open_cuda_variant(path: Path, inputs: Inputs, buckets: Sequence[Bucket]) -> 
     """
     if inputs.ranker is not None:
         raise RecipeError("Feature rankers run on the CPU alone.")
-    return CudaVariant(open_onnx_cuda(path, open_device(), list(buckets)), inputs)
+    device = open_device()
+    load_cuda_libraries()
+    return CudaVariant(open_onnx_cuda(path, device, list(buckets)), inputs, device)
+
+
+def open_plan_variant(plan: Path, inputs: Inputs, buckets: Sequence[Bucket]) -> CudaVariant:
+    """Open a TensorRT plan, its manifest beside it, on GPU 0, prepared for ``buckets``.
+
+    Raises:
+        EngineError: there is no usable GPU, or TensorRT refused the plan.
+        ModelError: the plan is not for this GPU, runtime or version, or not what its manifest says.
+        MissingDependencyError: the runtime is not installed.
+    """
+    from searchpipe.backends.tensorrt import open_tensorrt
+
+    device = open_device()
+    return CudaVariant(open_tensorrt(plan, device, list(buckets)), inputs, device)
 
 
 def _result(ticket: _core.Ticket) -> Float32:

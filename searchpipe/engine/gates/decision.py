@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from searchpipe.engine.gates.result import GateResult
 from searchpipe.engine.recipe import PRECISIONS, Precision
 
-NUMERIC = frozenset({"open", "finite", "range", "batch_independence"})
-"""All that fp32, with which the others are compared, must pass to be used."""
+NEVER_WAIVED = frozenset({"open", "finite", "range"})
+"""A variant that does not run or gives no numbers is of no use to anybody, whatever a recipe allows."""
+
+
+def waive(gates: Iterable[GateResult], allowed: Iterable[str]) -> list[GateResult]:
+    """``gates`` with those that failed and that the recipe allows to fail marked so."""
+    names = frozenset(allowed) - NEVER_WAIVED
+    return [replace(gate, waived=True) if not gate.passed and gate.name in names else gate for gate in gates]
+
+
+def passes(gates: Sequence[GateResult]) -> bool:
+    """Whether there are gates, and each was passed or is allowed to fail."""
+    return bool(gates) and all(gate.passed or gate.waived for gate in gates)
 
 
 def choose_precision(results: Mapping[str, Sequence[GateResult]]) -> Precision | None:
-    """The lowest precision that passed every gate; fp32 if its numbers are sound; else None.
+    """The lowest precision that passed every gate, fp32 like the others; None if none did.
 
     Args:
         results: precision -> its gates; one without gates did not pass.
     """
-    for precision in reversed(PRECISIONS[1:]):
-        gates = results.get(precision, ())
-        if gates and all(gate.passed for gate in gates):
-            return precision
-    reference = results.get("fp32", ())
-    numeric = [gate for gate in reference if gate.name in NUMERIC]
-    return "fp32" if numeric and all(gate.passed for gate in numeric) else None
+    return next((p for p in reversed(PRECISIONS) if passes(results.get(p, ()))), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,12 +75,7 @@ def quality_gates(
         return [not_evaluated(name, f"{type(error).__name__}: {error}") for name in NAMES]
     return [
         evaluated(NAMES[0], lambda: judge.loss(NAMES[0], losses, settings.auc_loss, "mean loss of AUC")),
-        evaluated(
-            NAMES[1],
-            lambda: judge.loss(
-                NAMES[1], _ndcg_losses(queries, reference, scores), settings.ndcg_loss, "mean loss of nDCG@10"
-            ),
-        ),
+        evaluated(NAMES[1], lambda: _ndcg_gate(judge, queries, reference, scores, settings.ndcg_loss)),
         evaluated(NAMES[2], lambda: judge.tau(_taus(reference, scores), settings.min_tau)),
         evaluated(NAMES[3], lambda: judge.worst_stratum(losses, settings.worst_stratum_auc_loss)),
     ]
@@ -190,9 +185,27 @@ def _auc_losses(
     )
 
 
-def _ndcg_losses(
+def _ndcg_gate(
+    judge: _Judge,
+    queries: Sequence[EvalQuery],
+    reference: Sequence[Float32],
+    scores: Sequence[Float32],
+    limit: float,
+) -> GateResult:
+    """The loss of nDCG@10; its details have both means over the labelled queries, where there are such."""
+    before, after = _ndcgs(queries, reference, scores)
+    gate = judge.loss(NAMES[1], before - after, limit, "mean loss of nDCG@10")
+    judged = [place for place, query in enumerate(queries) if query.grades is not None]
+    if not judged:
+        return gate
+    means = {"fp32": float(before[judged].mean()), "variant": float(after[judged].mean())}
+    return replace(gate, details={**gate.details, "labelled_ndcg": means})
+
+
+def _ndcgs(
     queries: Sequence[EvalQuery], reference: Sequence[Float32], scores: Sequence[Float32]
-) -> Values:
+) -> tuple[Values, Values]:
+    """nDCG@10 of every query by the reference's scores and by the variant's."""
     grades, _, settings = _grades(queries, reference)
     by_query = {
         str(place): {str(doc): int(grade) for doc, grade in zip(query.docs, row, strict=True)}
@@ -206,7 +219,7 @@ def _ndcg_losses(
         }
         return per_query(rankings, by_query, settings)[settings.names[0]]
 
-    return ndcg(reference) - ndcg(scores)
+    return ndcg(reference), ndcg(scores)
 
 
 def _taus(reference: Sequence[Float32], scores: Sequence[Float32]) -> Values:

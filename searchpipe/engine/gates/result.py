@@ -23,6 +23,7 @@ class GateResult:
         interval: of the value, at the recipe's confidence.
         worst: the stratum that did worst, as ``name=value``; empty for none.
         details: more figures, for the report.
+        waived: it failed, and the recipe allows that (``gates.allow``).
     """
 
     name: str
@@ -33,6 +34,7 @@ class GateResult:
     interval: tuple[float, float] | None = None
     worst: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    waived: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; what is not finite becomes null."""
@@ -45,6 +47,7 @@ class GateResult:
             "interval": [_finite(end) for end in self.interval] if self.interval else None,
             "worst": self.worst,
             "details": _plain(self.details),
+            "waived": self.waived,
         }
 
 

@@ -17,6 +17,13 @@ def gate_device(task: Task) -> Literal["cpu", "cuda"]:
 
 def gpu_reason() -> str:
     """Why variants cannot run on a GPU here; empty if they can. Never raises."""
+    # The driver last: a process asks it once, and a CPU build of ONNX Runtime has nothing to ask it for.
+    try:
+        import onnxruntime
+    except ImportError:
+        return "ONNX Runtime is not installed"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "the installed ONNX Runtime was built without CUDA"
     from searchpipe import _core
 
     status = _core.cuda_available()
@@ -24,10 +31,4 @@ def gpu_reason() -> str:
         return str(status.reason) or "there is no CUDA driver"
     if not status.device_count:
         return "the driver shows no GPU"
-    try:
-        import onnxruntime
-    except ImportError:
-        return "ONNX Runtime is not installed"
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return "the installed ONNX Runtime was built without CUDA"
     return ""

@@ -1,4 +1,4 @@
-"""A variant under load: tail latency, failures, memory."""
+"""A variant under load: tail latency, failures, memory of the process and of the GPU."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from searchpipe.backends.cores import available_cores
 from searchpipe.engine.gates.evaluation import EvalQuery
 from searchpipe.engine.gates.load import LoadResult, RealTime, Time, open_loop, poisson_arrivals
 from searchpipe.engine.gates.result import GateResult, not_evaluated
-from searchpipe.engine.gates.variants import Variant
+from searchpipe.engine.gates.variants import OnGpu, Variant
 from searchpipe.engine.recipe import GateSettings
 from searchpipe.engine.rows import Pair
 
 NAMES = ("stress_p99_ms", "stress_failures", "memory_mib")
+GPU_MEMORY = "gpu_memory_mib"
 
 MIN_REQUESTS = 10
 """Fewer answered ones have no tail to speak of."""
@@ -57,6 +59,8 @@ def stress_gates(
     """
     real = clock or RealTime()
     resident = memory_mib or resident_mib
+    names = (*NAMES, GPU_MEMORY) if isinstance(variant, OnGpu) else NAMES
+    on_gpu = variant.gpu_memory_mib if isinstance(variant, OnGpu) else None
     workers = threads or min(8, max(2, available_cores()))
     try:
         requests, idle_s = _requests(variant, queries, settings.stress_seconds, real)
@@ -64,6 +68,7 @@ def stress_gates(
         if not rate:
             rate = 0.5 * _capacity(variant, requests, workers, settings.stress_seconds / 4, real)
         before = resident()
+        gpu_before = on_gpu() if on_gpu else 0.0
         load = open_loop(
             lambda place: variant.score(requests[place % len(requests)]),
             poisson_arrivals(rate, settings.stress_seconds, seed),
@@ -72,15 +77,23 @@ def stress_gates(
             clock=real,
         )
         grown = resident() - before
+        gpu_grown = on_gpu() - gpu_before if on_gpu else 0.0
     except Exception as error:  # an engine that fails when idle has failed its stress test
-        return [not_evaluated(name, f"{type(error).__name__}: {error}") for name in NAMES]
+        return [not_evaluated(name, f"{type(error).__name__}: {error}") for name in names]
     rows = max(map(len, requests))
     what = f"{load.arrivals} requests of up to {rows} pairs, {rate:.3g} a second from {workers} threads"
-    return [
+    gates = [
         _latency_gate(load, settings, idle_s, rate, rows, what),
         _failure_gate(load, what),
-        _memory_gate(grown, settings.max_memory_mib, what),
+        _memory_gate(NAMES[2], "the process", grown, settings.max_memory_mib, what),
     ]
+    if on_gpu:
+        # Graphs are captured and arenas full when the load begins: what grows then is a leak or a stranger's.
+        gpu = _memory_gate(
+            GPU_MEMORY, "the GPU's memory in use", gpu_grown, settings.max_gpu_memory_mib, what
+        )
+        gates.append(replace(gpu, details={"in_use_mib": gpu_before + gpu_grown}))
+    return gates
 
 
 def resident_mib() -> float:
@@ -130,10 +143,10 @@ def _failure_gate(load: LoadResult, what: str) -> GateResult:
     return GateResult(NAMES[1], lost == 0, lost, 0, reason)
 
 
-def _memory_gate(grown: float, limit: float, what: str) -> GateResult:
+def _memory_gate(name: str, whose: str, grown: float, limit: float, what: str) -> GateResult:
     if not limit:
-        return GateResult(NAMES[2], True, grown, None, f"growth of the process in MiB, no limit; {what}")
-    return GateResult(NAMES[2], grown <= limit, grown, limit, f"growth of the process in MiB; {what}")
+        return GateResult(name, True, grown, None, f"growth of {whose} in MiB, no limit; {what}")
+    return GateResult(name, grown <= limit, grown, limit, f"growth of {whose} in MiB; {what}")
 
 
 def _requests(

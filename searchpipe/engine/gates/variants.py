@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,6 +48,15 @@ class Variant(Protocol):
 
     def close(self) -> None:
         """Let go of the model."""
+        ...
+
+
+@runtime_checkable
+class OnGpu(Protocol):
+    """What a variant on a GPU tells beside; from any thread."""
+
+    def gpu_memory_mib(self) -> float:
+        """Memory in use on its GPU now, by everything that runs there, in MiB."""
         ...
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from searchpipe.engine.activations import CalibrationDevice, calibration_device
 from searchpipe.engine.calibration import Sample, Source, describe, draw, facts_of, require_cover, split
 from searchpipe.engine.calibration import write_samples as write
 from searchpipe.engine.fingerprint import file_key, snapshot_key
@@ -57,6 +58,7 @@ class CalibrateStep:
             "log": file_key(inputs.log),
             "snapshot": snapshot_key(inputs.snapshot),
             "seed": inputs.seed,
+            "device": _device(inputs),
             **versions_of(*_TOOLS),
         }
 
@@ -94,12 +96,15 @@ class CalibrateStep:
             "holdout": write(build.folder / "holdout.jsonl", holdout),
         }
         model = build.done["export"].files["fp32"]
-        key = table_key(hash_of(model), hash_of(files["samples"]), settings, versions_of(*_TOOLS))
+        device = calibration_device(settings.device)
+        made_with = versions_of(*_TOOLS) | {"device": device}
+        key = table_key(hash_of(model), hash_of(files["samples"]), settings, made_with)
         cached = (self._cache or default_cache_dir() / "calibration") / f"{key}.json"
         table = read_table(cached, key)
         reused = table is not None
         if table is None:
-            table = self._measure(build, traffic, samples, model, key)
+            build.say(f"calibrate: running float32 on {device}")
+            table = self._measure(build, traffic, samples, model, key, device)
             write_table(table, cached)
         else:
             build.say(f"calibrate: the table {key[:12]} is in the cache")
@@ -109,6 +114,7 @@ class CalibrateStep:
             "method": settings.method,
             "percentile": settings.percentile if settings.method == "percentile" else None,
             "seed": settings.seed,
+            "device": device,
             "key": key,
             "cached": reused,
             "shares": traffic.shares(),
@@ -124,7 +130,13 @@ class CalibrateStep:
         return StepOutput(files, facts)
 
     def _measure(
-        self, build: Build, traffic: Traffic, samples: list[Sample], model: Path, key: str
+        self,
+        build: Build,
+        traffic: Traffic,
+        samples: list[Sample],
+        model: Path,
+        key: str,
+        device: CalibrationDevice,
     ) -> RangeTable:
         recipe = build.inputs.recipe
         maker = feed_maker(build, traffic, self._open_ranker)
@@ -140,7 +152,15 @@ class CalibrateStep:
                     build.say(f"calibrate: batch {number:,} of {total:,}")
                 yield feeds
 
-        return measure(model, said(), recipe.calibration, key)
+        return measure(model, said(), recipe.calibration, key, device=device)
+
+
+def _device(inputs: Inputs) -> str:
+    """For the key: where it would run; what cannot run is refused when the step runs."""
+    try:
+        return calibration_device(inputs.recipe.calibration.device)
+    except RecipeError:
+        return inputs.recipe.calibration.device
 
 
 def _answerable(traffic: Traffic, task: Task) -> list[TrafficQuery]:

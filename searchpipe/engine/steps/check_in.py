@@ -67,12 +67,12 @@ class CheckInStep:
         gates = dict(build.done["gate"].facts)
         chosen: Precision | None = gates.get("chosen")
         results: dict[Precision, Any] = gates.get("variants", {})
-        refused = {precision: _refusals(result) for precision, result in results.items()}
+        refused = {precision: refusals(result) for precision, result in results.items()}
+        waived = _waived(results.get(chosen, {})) if chosen else ()
         if chosen is None:
-            told = " ".join(f"{p}: {' '.join(why)}" for p, why in refused.items() if why)
             raise GatesFailedError(
-                f"No variant of {build.inputs.recipe.name} passed its gates. {told}",
-                cure="Nothing was checked in; see the report.",
+                f"No variant of {build.inputs.recipe.name} passed its gates. {told(results)}",
+                cure="Nothing was checked in; see the report. A gate that may fail is named in gates.allow.",
             )
         target = "cpu" if gates.get("device", "cpu") == "cpu" else this_machine().target
         files, variants = _collect(build, chosen, target, results, refused)
@@ -91,8 +91,8 @@ class CheckInStep:
                 "chosen": chosen,
                 "passed": made.passed(),
                 "refused": {p: why for p, why in refused.items() if why and p != chosen},
-                # Nothing else was left to choose.
-                "doubts": refused.get(chosen, ()),
+                # Failed, and the recipe allows it.
+                "doubts": waived,
                 "signed_by": made.signature.key_id if made.signature else None,
             },
         )
@@ -128,11 +128,26 @@ class CheckInStep:
         )
 
 
-def _refusals(result: Mapping[str, Any]) -> tuple[str, ...]:
+def told(results: Mapping[Precision, Any]) -> str:
+    """Every refusal of every precision, in one line."""
+    found = {precision: refusals(result) for precision, result in results.items()}
+    return " ".join(f"{precision}: {' '.join(why)}" for precision, why in found.items() if why)
+
+
+def refusals(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Gates of one precision that refuse it, a sentence each; empty if it passed."""
     if result.get("passed", False):
         return ()
-    failed = [gate for gate in result.get("gates", ()) if not gate.get("passed", False)]
+    failed = [gate for gate in result.get("gates", ()) if not _let_through(gate)]
     return tuple(map(_sentence, failed)) or ("Its gates were not evaluated.",)
+
+
+def _let_through(gate: Mapping[str, Any]) -> bool:
+    return bool(gate.get("passed", False) or gate.get("waived", False))
+
+
+def _waived(result: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(_sentence(gate) for gate in result.get("gates", ()) if gate.get("waived", False))
 
 
 def _sentence(gate: Mapping[str, Any]) -> str:
@@ -195,7 +210,7 @@ def _check_plan(plan: Path) -> None:
 
 def _only_the_machine(result: Mapping[str, Any]) -> bool:
     """Whether the only gates that failed are of speed: a plan for another machine is kept, and not picked."""
-    failed = [gate["name"] for gate in result.get("gates", ()) if not gate.get("passed", False)]
+    failed = [gate["name"] for gate in result.get("gates", ()) if not _let_through(gate)]
     return bool(failed) and all(_OF_THE_MACHINE.search(name) for name in failed)
 
 

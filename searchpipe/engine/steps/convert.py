@@ -9,15 +9,15 @@ from typing import Any
 
 import msgspec
 
-from searchpipe.engine.fp16 import kept_fp32, share_in_fp16, to_fp16
+from searchpipe.engine.fp16 import for_cuda, kept_fp32, share_in_fp16, to_fp16
 from searchpipe.engine.int8 import quantisable, quantise, with_half_precision
-from searchpipe.engine.onnx_graph import hash_of, load_model, save_model
+from searchpipe.engine.onnx_graph import count_ops, hash_of, load_model, save_model
 from searchpipe.engine.ranges import read_table
 from searchpipe.engine.step import Build, Inputs, StepOutput
 from searchpipe.engine.versions import versions_of
 from searchpipe.errors import RecipeError
 
-_VERSION = 1
+_VERSION = 2
 
 
 class ConvertStep:
@@ -86,7 +86,10 @@ class ConvertStep:
 
 def _half(build: Build, role: str) -> tuple[Path, dict[str, Any]]:
     model = load_model(build.done["export"].files[role])
-    keep = kept_fp32(model, build.inputs.recipe.precision, patterns_must_fit=role == "fp32")
+    settings = build.inputs.recipe.precision
+    keep = kept_fp32(model, settings, patterns_must_fit=role == "fp32")
+    if role == "fp32_cuda":
+        keep = for_cuda(keep)
     made = to_fp16(model, keep)
     name = role.replace("fp32", "fp16")
     share = share_in_fp16(made)
@@ -94,6 +97,8 @@ def _half(build: Build, role: str) -> tuple[Path, dict[str, Any]]:
     facts = {
         "kept_nodes": sorted(keep.nodes),
         "kept_operators": sorted(keep.operators),
+        "float32_inside": sorted(set(settings.keep_ops_fp32) - keep.operators),
+        "casts": count_ops(made, {"Cast"}),
         "share_of_weights": share,
     }
     return save_model(made, build.folder / f"{name}.onnx"), facts

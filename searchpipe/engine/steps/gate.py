@@ -13,7 +13,7 @@ import msgspec
 from searchpipe.arrays import Float32
 from searchpipe.backends.machine import cpu_summary
 from searchpipe.engine.fingerprint import file_key, snapshot_key
-from searchpipe.engine.gates.decision import choose_precision
+from searchpipe.engine.gates.decision import choose_precision, passes, waive
 from searchpipe.engine.gates.evaluation import EvalQuery, draw_queries, score_all
 from searchpipe.engine.gates.labels import load_labels
 from searchpipe.engine.gates.numeric import numeric_gates
@@ -42,12 +42,15 @@ if TYPE_CHECKING:
 OpenRanker = Callable[["Snapshot", Path], RankerInputs]
 """Makes a feature ranker's inputs for a snapshot and its exported model."""
 
+GATED_PLANS = "gated_plans"
+"""Where :mod:`searchpipe.engine.regate` leaves plans to be measured in place of ONNX files, by precision."""
+
 
 class GateStep:
     """Puts every precision through the gates and says which one is used; for one thread.
 
     ``gates.json`` has the facts: of each precision whether it passed and its gates, and the one
-    chosen, None if not even fp32 is sound.
+    chosen, None if none passed.
 
     Args:
         open_ranker: needed for recipes of task ``ranker``.
@@ -100,7 +103,7 @@ class GateStep:
         content = {
             "variants": {
                 precision: {
-                    "passed": bool(gates) and all(gate.passed for gate in gates),
+                    "passed": passes(gates),
                     "gates": [gate.to_json() for gate in gates],
                     **facts[precision],
                 }
@@ -147,6 +150,7 @@ class _Gating:
         self._profile = build.done["profile"].facts
         self._reference: list[Float32] | None = None
         self._above: tuple[str, Variant] | None = None
+        self._plans = build.done.get(GATED_PLANS, StepOutput()).files
 
     def run(self) -> tuple[dict[str, list[GateResult]], dict[str, dict[str, Any]]]:
         files = self._build.done["convert"].files
@@ -156,7 +160,7 @@ class _Gating:
         with contextlib.ExitStack() as opened:
             for precision in (p for p in PRECISIONS if p in wanted):
                 facts[precision] = {"runtime": "", "bytes": 0}
-                path = files.get(precision)
+                path = self._plans.get(precision, files.get(precision, files.get(f"{precision}_cuda")))
                 if path is None:
                     results[precision] = [not_evaluated("open", f"convert made no {precision} model")]
                     continue
@@ -167,18 +171,20 @@ class _Gating:
                     continue
                 opened.callback(variant.close)
                 facts[precision] = {"runtime": variant.runtime, "bytes": path.stat().st_size}
-                results[precision] = self._gates(precision, variant)
+                results[precision] = waive(self._gates(precision, variant), self._settings.allow)
                 self._tell(precision, results[precision])
-                if all(gate.passed for gate in results[precision]) or precision == "fp32":
+                if passes(results[precision]) or precision == "fp32":
                     self._above = precision, variant
         return results, facts
 
     def _open(self, precision: str, path: Path) -> Variant:
         if gate_device(self._build.inputs.recipe.task) == "cpu":
             return open_cpu_variant(path, self._inputs)
-        from searchpipe.engine.gates.cuda_variant import open_cuda_variant
+        from searchpipe.engine.gates.cuda_variant import open_cuda_variant, open_plan_variant
 
         buckets = [(int(rows), int(tokens)) for rows, tokens in self._profile["buckets"]]
+        if precision in self._plans:
+            return open_plan_variant(path, self._inputs, buckets)
         prepared = self._build.done["convert"].files.get(f"{precision}_cuda", path)
         return open_cuda_variant(prepared, self._inputs, buckets)
 
@@ -218,9 +224,10 @@ class _Gating:
 
     def _tell(self, precision: str, gates: Sequence[GateResult]) -> None:
         failed = [gate for gate in gates if not gate.passed]
-        self._build.say(f"gate: {precision} " + ("passed" if not failed else f"failed {len(failed)} gates"))
+        refusing = [gate for gate in failed if not gate.waived]
+        self._build.say(f"gate: {precision} " + (f"failed {len(refusing)} gates" if refusing else "passed"))
         for gate in failed:
-            self._build.say(f"  {gate.name}: {gate.reason}")
+            self._build.say(f"  {gate.name}{' (allowed)' if gate.waived else ''}: {gate.reason}")
 
 
 def _traffic(inputs: BuildInputs) -> Traffic:

@@ -31,7 +31,7 @@ _DISTRIBUTIONS = (
     "tensorrt-rtx-cu12-bindings",
 )
 _RUNTIMES: dict[str, Runtime] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-# TensorRT-RTX plans without a named GPU run on any RTX GPU from Ampere on.
+# TensorRT-RTX plans without a named GPU run on RTX GPUs from Ampere on, and on no GPU of a data centre.
 _ANY_RTX = ("any RTX GPU", (8, 0))
 
 

@@ -1,0 +1,166 @@
+#include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <filesystem>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "bindings/module.h"
+#include "core/postings_index.h"
+#include "core/postings_search.h"
+#include "core/postings_writer.h"
+
+namespace py = pybind11;
+
+namespace searchpipe::bindings {
+namespace {
+
+// The bytes of a term, UTF-8 of a str, which `term` (or what is added to `kept`) must outlive. Lone
+// surrogates are written as they are, as Python's "surrogatepass" does.
+std::string_view bytes_of(py::handle term, std::vector<py::object>& kept) {
+  if (PyUnicode_Check(term.ptr())) {
+    Py_ssize_t size = 0;
+    if (const char* const text = PyUnicode_AsUTF8AndSize(term.ptr(), &size)) {
+      return {text, static_cast<std::size_t>(size)};
+    }
+    if (PyErr_ExceptionMatches(PyExc_UnicodeEncodeError) == 0) throw py::error_already_set();
+    PyErr_Clear();
+    PyObject* const encoded = PyUnicode_AsEncodedString(term.ptr(), "utf-8", "surrogatepass");
+    if (encoded == nullptr) throw py::error_already_set();
+    kept.push_back(py::reinterpret_steal<py::object>(encoded));
+    term = kept.back();
+  }
+  if (!PyBytes_Check(term.ptr())) {
+    throw py::type_error("a term is of type " +
+                         std::string(py::str(py::type::handle_of(term).attr("__name__"))) +
+                         "; pass str or bytes");
+  }
+  return {PyBytes_AS_STRING(term.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(term.ptr()))};
+}
+
+void append(PostingsWriter& writer, const py::sequence& document) {
+  std::vector<std::vector<std::string_view>> fields;
+  std::vector<py::object> kept;
+  for (const py::handle field : document) {
+    auto& terms = fields.emplace_back();
+    const py::object sequence = py::reinterpret_steal<py::object>(
+        PySequence_Fast(field.ptr(), "a field is no sequence of terms; pass a list of str or bytes"));
+    if (!sequence) throw py::error_already_set();
+    kept.push_back(sequence);
+    terms.reserve(static_cast<std::size_t>(PySequence_Fast_GET_SIZE(sequence.ptr())));
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(sequence.ptr()); ++i) {
+      terms.push_back(bytes_of(PySequence_Fast_GET_ITEM(sequence.ptr(), i), kept));
+    }
+  }
+  // Some microseconds, for which the GIL is kept: it is what keeps the terms.
+  if (writer.append(fields)) {
+    py::gil_scoped_release release;
+    writer.spill_if_due();
+  }
+}
+
+void leave(PostingsWriter& writer, const py::object& type, const py::object&, const py::object&) {
+  const bool failed = !type.is_none();
+  py::gil_scoped_release release;
+  failed ? writer.abandon() : writer.close();
+}
+
+py::tuple search(const PostingsIndex& index, const py::sequence& terms, const std::vector<double>& boosts,
+                 std::int64_t k, const py::object& mask) {
+  std::vector<py::object> kept;
+  std::vector<std::string_view> texts;
+  for (const py::handle term : terms) {
+    kept.push_back(py::reinterpret_borrow<py::object>(term));
+    texts.push_back(bytes_of(term, kept));
+  }
+  std::optional<InputVector<bool>> allowed;
+  std::span<const std::uint8_t> entries;
+  if (!mask.is_none()) {
+    allowed = input_vector<bool>(mask, "mask");
+    entries = {reinterpret_cast<const std::uint8_t*>(allowed->array.data()),
+               static_cast<std::size_t>(allowed->array.size())};
+    if (entries.size() != static_cast<std::size_t>(index.size())) {
+      throw py::value_error("the mask has " + std::to_string(entries.size()) + " entries, the index " +
+                            std::to_string(index.size()) + " documents");
+    }
+  }
+  ScoredDocs found;
+  {
+    py::gil_scoped_release release;
+    found = search_postings(index, texts, boosts, k, entries);
+  }
+  return py::make_tuple(to_array(std::move(found.docs)), to_array(std::move(found.scores)));
+}
+
+}  // namespace
+
+void register_postings(py::module_& m) {
+  py::class_<PostingsWriter>(m, "PostingsWriter", R"(Writes a PostingsIndex document by document.
+
+Memory holds 4 bytes for every field of every document and about `memory_bytes` of postings; what is more is spilled
+to a temporary file beside the index. The index appears under its name, whole and durable, when close() is called (or
+a `with` block ends without an exception).
+Threads: calls from several threads are safe; the order of documents is the order of the calls.)")
+      .def(py::init([](const std::filesystem::path& path, std::size_t fields, std::size_t memory_bytes) {
+             py::gil_scoped_release release;
+             return std::make_unique<PostingsWriter>(path.string(), fields, memory_bytes);
+           }),
+           py::arg("path"), py::kw_only(), py::arg("fields"),
+           py::arg("memory_bytes") = std::size_t{256} << 20,
+           R"(Start an index of `fields` fields (1 to 1,024) that shall be published at `path`.
+
+Raises OSError (with errno) where the temporary file cannot be made, ValueError for an impossible number of fields.)")
+      .def("append", &append, py::arg("document"),
+           R"(Add a document: for each field a sequence of its terms (str or bytes), repetitions included.
+
+Raises TypeError for something else, ValueError for another number of fields or a closed writer, OSError when the disk
+is full (then the writer is abandoned).)")
+      .def(
+          "close", &PostingsWriter::close, py::call_guard<py::gil_scoped_release>(),
+          R"(Merge what was spilled, fsync, rename to the final name, fsync the folder. A second call does nothing.
+
+Raises OSError (the temporary files are removed), ValueError if the writer was abandoned.)")
+      .def("abandon", &PostingsWriter::abandon, py::call_guard<py::gil_scoped_release>(),
+           "Remove the temporary files and publish nothing. Does nothing after close().")
+      .def("__enter__", [](py::object self) { return self; })
+      .def("__exit__", &leave, py::arg("exc_type"), py::arg("exc"), py::arg("traceback"))
+      .def("__len__", &PostingsWriter::size, "Documents appended so far.");
+
+  py::class_<PostingsIndex, std::shared_ptr<PostingsIndex>>(
+      m, "PostingsIndex",
+      R"(Which documents 0..len - 1 hold a term, and how much it says about them; memory-mapped.
+
+Threads: immutable; any number of threads may search at once, each keeps 400 KiB for it. Do not truncate the file in
+place while it is open (replace it by rename, as PostingsWriter does).)")
+      .def(py::init([](const std::filesystem::path& path, bool verify) {
+             py::gil_scoped_release release;
+             return std::make_shared<PostingsIndex>(path.string(), verify);
+           }),
+           py::arg("path"), py::kw_only(), py::arg("verify") = true, R"(Open the index at `path`, read-only.
+
+verify: read the file once and compare its checksum. Without it only the header is checked, and a damaged file may give
+wrong documents or RuntimeError when it is searched (never a crash).
+Raises OSError (FileNotFoundError ...), RuntimeError saying what is wrong with the file.)")
+      .def("__len__", &PostingsIndex::size, "Number of documents.")
+      .def("search", &search, py::arg("terms"), py::kw_only(), py::arg("boosts"), py::arg("k"),
+           py::arg("mask") = py::none(),
+           R"(The k best documents by BM25 (k1 = 1.2, b = 0.75), summed over terms and fields.
+
+terms: str or bytes, each once. boosts: one float below 1e6 a field; a field whose boost is not above 0 does not count.
+mask: bool (len,) of the documents that may be found, None for all.
+Returns docs int32 (m,) and scores float32 (m,), best first, equal scores by ordinal; m <= k. Exact for the impacts in
+the index, which are rounded to 1/65535; a document's score does not depend on k or the mask. The GIL is released.
+Raises ValueError for a mask or boosts of another length, TypeError for another dtype, RuntimeError for a damaged
+index.)")
+      .def_property_readonly("fields", &PostingsIndex::fields, "Number of fields.")
+      .def_property_readonly("terms", &PostingsIndex::terms, "Number of distinct terms.")
+      .def_property_readonly("postings", &PostingsIndex::postings, "Number of (term, field, document).")
+      .def_property_readonly("nbytes", &PostingsIndex::bytes, "Size of the file in bytes.")
+      .def_property_readonly(
+          "path", [](const PostingsIndex& index) { return std::filesystem::path(index.path()); },
+          "The file.");
+}
+
+}  // namespace searchpipe::bindings
