@@ -263,7 +263,7 @@ class Pipeline:
     @property
     def admission(self) -> Admission | None:
         """The policy of ``asearch``; None before its first call, or if it is switched off."""
-        return getattr(self._room, "admission", None)
+        return None if self._room is None else self._room.admission
 
     @property
     def load(self) -> tuple[int, int]:
