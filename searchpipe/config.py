@@ -40,6 +40,8 @@ class PipelineSettings(Settings, frozen=True):
         stages: the built-in stages to run, in order.
         threads: worker threads of ``asearch``.
         max_waiting: ``asearch`` calls waiting for a worker before ``OverloadedError``.
+        admission: give ``asearch`` calls a lighter service when many come, and refuse at once those that
+            would be late even so; see :mod:`searchpipe.admission`. False: all wait for whatever is left.
         max_k: longest page.
         max_query_chars: longest query, in characters.
     """
@@ -49,6 +51,7 @@ class PipelineSettings(Settings, frozen=True):
     )
     threads: Positive = 4
     max_waiting: Positive = 64
+    admission: bool = True
     max_k: Positive = 1000
     max_query_chars: Positive = 2048
 

@@ -20,6 +20,7 @@ MAX_BUDGET_MS: Final = 600_000.0
 REASONS: Final[dict[str, str]] = {
     "deadline": "too little of the budget was left to start it",
     "shortened": "only a part fitted into the budget",
+    "admission": "so many queries came that there was no time for it",
     "busy": "the engine was busy with other queries until the time was up",
     "stage_failed": "it raised an exception",
     "missing_input": "an earlier stage did not deliver what it reads",

@@ -139,9 +139,16 @@ class SwapError(PipelineError):
 
 
 class OverloadedError(PipelineError):
-    """A bounded queue is full; try again later."""
+    """A bounded queue is full, or an answer would come too late; try again later.
+
+    ``retry_after_s`` is the time after which it is predicted to work, in seconds; None if that is not known.
+    """
 
     code = "overloaded"
+
+    def __init__(self, message: str, *, cure: str = "", retry_after_s: float | None = None) -> None:
+        super().__init__(message, cure=cure)
+        self.retry_after_s = retry_after_s
 
 
 class ClosedError(PipelineError):

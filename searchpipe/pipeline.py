@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from searchpipe.admission import Admission
+from searchpipe.admitted_work import AdmittedWork
 from searchpipe.cache.answers import Answers
 from searchpipe.cache.bypass import uncached
 from searchpipe.config import Config, load_config
@@ -23,10 +23,10 @@ from searchpipe.forks import Inherited
 from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
 from searchpipe.query import checked_query
+from searchpipe.reception import Reception
 from searchpipe.runner import StageRunner
 from searchpipe.stage_breakers import StageBreakers
 from searchpipe.stages.base import Stage, Work
-from searchpipe.waiting_room import WaitingRoom
 
 if TYPE_CHECKING:
     from searchpipe.cache import CacheStats
@@ -68,9 +68,8 @@ class Pipeline:
         self._answers = Answers.of(self._runner, self._config, snapshot)
         self._lock = threading.Condition()
         self._running = 0
-        self._closed = False
-        self._forked = False
-        self._room: WaitingRoom[Page] | None = None
+        self._closed = self._forked = False
+        self._room: Reception | None = None
         self._observers = Observers()
         self._own_observers = ExitStack()
         _open_pipelines.add(self)
@@ -166,28 +165,25 @@ class Pipeline:
     ) -> Page:
         """Like :meth:`search`, on the pipeline's own threads.
 
-        The budget runs from this call, waiting for a thread included. The most urgent
-        query gets the next free thread. A cancelled call gives its thread back at the next step.
+        The budget runs from this call, waiting included. The most urgent query gets the next free thread.
+        A cancelled call gives its thread back at the next step. When many come, they get a lighter service
+        (see :mod:`searchpipe.admission`), which their pages name as ``admission``.
 
         Raises:
-            OverloadedError: ``pipeline.max_waiting`` calls at least as urgent are already waiting, or
-                this one gave its place up to a more urgent one.
+            OverloadedError: it would be late even so, ``pipeline.max_waiting`` calls at least as urgent
+                wait already, or it gave its place up to a more urgent one.
         """
         try:
             work = self._begin(text, k, budget_ms, filters, context, priority, without)
             if (page := self._answers.ready(work)) is not None:
                 self._observers.answered(page)
                 return page
-            due = work.deadline.start + work.deadline.budget_s
-            # The caller's context variables go along: a tracer finds its parent span in them.
-            job = partial(contextvars.copy_context().run, self._answer, work)
-            room = self._waiting_room()
-            future = room.submit(job, priority=work.query.priority, due=due)
+            future = (room := self._reception()).submit(work, self._answer)
         except Exception as error:
             self._observers.refused(text, error)
             raise
         try:
-            return await asyncio.wrap_future(future)
+            return await room.answer(work, future)
         except asyncio.CancelledError:
             work.deadline.cancel()
             room.leave(future)
@@ -262,10 +258,14 @@ class Pipeline:
         return self._config
 
     @property
+    def admission(self) -> Admission | None:
+        """The policy of ``asearch``; None before its first call, or if it is switched off."""
+        return None if self._room is None else self._room.admission
+
+    @property
     def load(self) -> tuple[int, int]:
         """Queries that run now, and ``asearch`` calls that wait for a thread."""
-        room = self._room
-        return self._running, 0 if room is None else len(room)
+        return self._running, len(self._room or ())
 
     def close(self) -> None:
         """Refuse new queries, wait for the running ones, free threads, the GPU and the snapshot."""
@@ -304,12 +304,12 @@ class Pipeline:
         context: Mapping[str, Any] | None,
         priority: int = 0,
         without: Collection[str] = (),
-    ) -> Work:
+    ) -> AdmittedWork:
         deadline = Deadline(self._config.budget.default_ms if budget_ms is None else budget_ms)
         self._check_usable()
         asked = (text, k, filters, context, priority, without)
         query = checked_query(*asked, self._config.pipeline, self._snapshot, self._runner.stages)
-        return Work(query, deadline, self._runner.costs)
+        return AdmittedWork(query, deadline, self._runner.costs)
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:
         with self._entered():
@@ -337,11 +337,11 @@ class Pipeline:
                 if not self._running:
                     self._lock.notify_all()
 
-    def _waiting_room(self) -> WaitingRoom[Page]:
+    def _reception(self) -> Reception:
         with self._lock:
             self._check_usable()
             if self._room is None:
-                self._room = WaitingRoom(self._config.pipeline.threads, self._config.pipeline.max_waiting)
+                self._room = Reception(self._config, self._runner.stages, lambda: self._running)
             return self._room
 
 

@@ -5,13 +5,30 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from searchpipe.admission import PATIENCE, Admission, Allotment
 from searchpipe.errors import OverloadedError
 
 T = TypeVar("T")
+
+
+@dataclass(slots=True, order=True)
+class _Entry(Generic[T]):
+    urgency: tuple[int, float, int]
+    job: Callable[[], T] = field(compare=False)
+    future: Future[T] = field(compare=False)
+    arrived: float = field(compare=False)
+    end: float = field(compare=False)
+    allot: Callable[[Allotment], None] | None = field(compare=False)
+
+    @property
+    def due(self) -> float:
+        return self.urgency[1]
 
 
 class WaitingRoom(Generic[T]):
@@ -27,42 +44,85 @@ class WaitingRoom(Generic[T]):
     Args:
         threads: jobs that run at once.
         max_waiting: jobs that wait at most.
+        admission: refuses jobs that would be late, and says what each may use; None for neither.
+        outside: asked how many queries run elsewhere on the same cores.
+        clock: seconds, the one that ``due`` is on.
     """
 
-    def __init__(self, threads: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        threads: int,
+        max_waiting: int,
+        *,
+        admission: Admission | None = None,
+        outside: Callable[[], int] = lambda: 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._limit = max_waiting
+        self._admission = admission
+        self._outside = outside
+        self._clock = clock
         self._lock = threading.Lock()
-        self._waiting: list[tuple[int, float, int, Callable[[], T], Future[T]]] = []
+        self._waiting: list[_Entry[T]] = []
         self._tickets = itertools.count()
         self._threads = ThreadPoolExecutor(threads, "searchpipe")
+        self.refused = 0
+        """Jobs that found no place, or lost it to a more urgent one."""
 
     def __len__(self) -> int:
         """Jobs that wait."""
         return len(self._waiting)
 
-    def submit(self, job: Callable[[], T], *, priority: int, due: float) -> Future[T]:
+    @property
+    def admission(self) -> Admission | None:
+        """The policy."""
+        return self._admission
+
+    def pressed(self) -> bool:
+        """Whether the next job has waited for more than a tenth of the time that it had."""
+        try:
+            head = self._waiting[0]  # without the lock: between two steps of every query
+        except IndexError:
+            return False
+        return self._clock() - head.arrived > PATIENCE * (head.due - head.arrived)
+
+    def submit(
+        self,
+        job: Callable[[], T],
+        *,
+        priority: int,
+        due: float,
+        allot: Callable[[Allotment], None] | None = None,
+    ) -> Future[T]:
         """Queue a job.
 
         Args:
             job: called on one of the threads.
             priority: higher goes first.
-            due: monotonic seconds.
+            due: on the room's clock.
+            allot: told what the job may use, just before it is called.
 
         Raises:
-            OverloadedError: every place is taken by jobs at least as urgent.
+            OverloadedError: every place is taken by jobs at least as urgent, or it would be late.
             RuntimeError: the room was closed.
         """
-        future: Future[T] = Future()
-        entry = (-priority, due, next(self._tickets), job, future)
+        now = self._clock()
+        urgency = (-priority, due, next(self._tickets))
         turned_out = None
         with self._lock:
+            end = now
+            if self._admission is not None:
+                ahead = sum(one.urgency < urgency for one in self._waiting)
+                end = self._admission.arriving(due, ahead, max(0, self._outside()))
             if len(self._waiting) >= self._limit:
-                last = max(self._waiting, key=lambda one: one[:3])
-                if last[0] <= entry[0]:
+                last = max(self._waiting)
+                self.refused += 1
+                if last.urgency[0] <= urgency[0]:
                     raise self._full()
-                self._remove(last[4])
-                turned_out = last[4]
-            heapq.heappush(self._waiting, entry)
+                self._remove(last.future)
+                turned_out = last.future
+            future: Future[T] = Future()
+            heapq.heappush(self._waiting, _Entry(urgency, job, future, now, end, allot))
         if turned_out is not None and turned_out.set_running_or_notify_cancel():
             turned_out.set_exception(self._full())
         # Each submission wakes one thread, which takes whatever is most urgent by then.
@@ -79,27 +139,48 @@ class WaitingRoom(Generic[T]):
         """Cancel the jobs that wait and let the running ones end. Idempotent."""
         with self._lock:
             waiting, self._waiting = self._waiting, []
-        for *_, future in waiting:
-            future.cancel()
+        for entry in waiting:
+            entry.future.cancel()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _remove(self, future: Future[T]) -> None:
-        self._waiting = [one for one in self._waiting if one[4] is not future]
+        self._waiting = [one for one in self._waiting if one.future is not future]
         heapq.heapify(self._waiting)
 
     def _run_next(self) -> None:
+        allotment, refusal = None, None
         with self._lock:
             if not self._waiting:
                 return
-            *_, job, future = heapq.heappop(self._waiting)
-        if not future.set_running_or_notify_cancel():
+            entry = heapq.heappop(self._waiting)
+            if not entry.future.set_running_or_notify_cancel():
+                return
+            if self._admission is not None:
+                try:
+                    allotment = self._admission.starting(entry.due, len(self._waiting))
+                except OverloadedError as error:
+                    refusal = error
+        if refusal is not None:
+            entry.future.set_exception(refusal)
             return
         try:
-            result = job()
+            if entry.allot is not None and allotment is not None:
+                entry.allot(allotment)
+            result = entry.job()
         except BaseException as error:
-            future.set_exception(error)
+            self._ended(entry, allotment, done=False)
+            entry.future.set_exception(error)
         else:
-            future.set_result(result)
+            self._ended(entry, allotment, done=True)
+            entry.future.set_result(result)
+
+    def _ended(self, entry: _Entry[T], allotment: Allotment | None, *, done: bool) -> None:
+        if self._admission is None or allotment is None:
+            return
+        with self._lock:
+            self._admission.ended(allotment, done=done)
+            if done:
+                self._admission.compare(entry.end - entry.arrived, self._clock() - entry.arrived)
 
     def _full(self) -> OverloadedError:
         return OverloadedError(

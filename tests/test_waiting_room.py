@@ -81,6 +81,30 @@ def test_who_leaves_frees_a_place() -> None:
     assert busy.ran == ["staying"]
 
 
+def test_the_room_presses_when_somebody_has_waited_for_a_tenth_of_their_time() -> None:
+    now = 0.0
+    room: WaitingRoom[str] = WaitingRoom(1, 4, clock=lambda: now)
+    go, begun = threading.Event(), threading.Event()
+
+    def occupy() -> str:
+        begun.set()
+        go.wait(30)
+        return "first"
+
+    first = room.submit(occupy, priority=0, due=1.0)
+    assert begun.wait(30)
+    assert not room.pressed()
+    second = room.submit(lambda: "second", priority=0, due=1.0)
+    now = 0.09
+    assert not room.pressed()
+    now = 0.11
+    assert room.pressed()
+    go.set()
+    assert (first.result(30), second.result(30)) == ("first", "second")
+    assert not room.pressed()
+    room.close()
+
+
 def test_a_job_that_fails_fails_alone() -> None:
     def fail() -> str:
         raise ZeroDivisionError

@@ -12,6 +12,7 @@ from searchpipe.stage_breakers import StageBreakers
 from searchpipe.stages.base import Stage
 
 if TYPE_CHECKING:
+    from searchpipe.admission import Admission
     from searchpipe.cache import CacheStats
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.gpu_engines import GpuEngines
@@ -73,6 +74,11 @@ class Serving:
     def config(self) -> Config:
         """Of the serving version."""
         return self._lineup.current.pipeline.config
+
+    @property
+    def admission(self) -> Admission | None:
+        """Of the serving version."""
+        return self._lineup.current.pipeline.admission
 
     @property
     def load(self) -> tuple[int, int]:

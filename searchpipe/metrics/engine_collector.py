@@ -9,6 +9,7 @@ from searchpipe import __version__
 from searchpipe.breaker import BreakerState
 from searchpipe.catalog.optional import require
 from searchpipe.errors import SearchpipeError
+from searchpipe.metrics.admission import add_admission, admission_families
 
 if TYPE_CHECKING:
     from searchpipe.gpu_engines import GpuEngines
@@ -61,6 +62,7 @@ class PipelineCollector:
         running, waiting = pipeline.load
         families["searchpipe_in_flight"].add_metric([], running)
         families["searchpipe_waiting"].add_metric([], waiting)
+        add_admission(families, pipeline.admission)
         families["searchpipe_build"].add_metric([], {"version": __version__})
         if pipeline.snapshot is not None:
             families["searchpipe_snapshot"].add_metric([], {"version": pipeline.snapshot.version})
@@ -79,6 +81,7 @@ class PipelineCollector:
         made = [
             core.GaugeMetricFamily("searchpipe_in_flight", "Queries that run now."),
             core.GaugeMetricFamily("searchpipe_waiting", "Queries that wait for a thread."),
+            *admission_families(core),
             core.InfoMetricFamily("searchpipe_build", "The release."),
             core.InfoMetricFamily("searchpipe_snapshot", "The snapshot that is served."),
             core.GaugeMetricFamily("searchpipe_snapshot_products", "Products in the snapshot."),

@@ -64,6 +64,9 @@ def invalid(errors: Iterable[Mapping[str, Any]]) -> JsonResponse:
 def problem_of(error: SearchpipeError, *, retry_s: int) -> JsonResponse:
     """The answer to a query that was refused: 503 where trying again may help, 400 where it cannot."""
     status = 503 if isinstance(error, OverloadedError | ClosedError | ForkedError) else 400
+    predicted = getattr(error, "retry_after_s", None)
+    if predicted is not None:
+        retry_s = max(1, min(MAX_RETRY_S, math.ceil(predicted)))
     return problem(
         status, error.code, str(error), cure=error.cure, retry_s=retry_s if status == 503 else None
     )

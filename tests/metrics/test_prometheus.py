@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import types
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from searchpipe import __version__
 from searchpipe.breaker import BreakerPolicy
+from searchpipe.config import load_config
 from searchpipe.errors import EngineError, MissingDependencyError, QueryError
 from searchpipe.gpu_engines import GpuEngines
 from searchpipe.metrics.gpu_collector import GpuCollector
@@ -50,6 +52,32 @@ def test_queries_are_counted_and_timed(pipeline: Pipeline) -> None:
     assert value(registry, "searchpipe_scored_pairs_sum") == scored
     total = sum(answer.trace.total_ms for answer in answers) / 1e3
     assert (value(registry, "searchpipe_query_seconds_sum") or 0) >= total
+
+
+def test_what_admission_decided() -> None:
+    registry = CollectorRegistry()
+    with Pipeline(
+        [recall(seconds=0.005), page()], config=load_config({"pipeline": {"threads": 1}})
+    ) as pipeline:
+        watch(pipeline, registry, gpu=False)
+        assert value(registry, "searchpipe_admitted_total", service="full") is None  # nobody has asked yet
+
+        async def ask() -> list[Any]:
+            await pipeline.asearch("first", budget_ms=60_000)
+            flood = (pipeline.asearch(f"q{n}", budget_ms=30) for n in range(40))
+            return await asyncio.gather(*flood, return_exceptions=True)
+
+        results = asyncio.run(ask())
+        answered = sum(not isinstance(result, Exception) for result in results)
+        services = ("full", "shortened", "unscored", "lightest")
+        assert (
+            sum(value(registry, "searchpipe_admitted_total", service=s) or 0 for s in services)
+            == answered + 1
+        )
+        shed = [value(registry, "searchpipe_shed_total", where=w) for w in ("arrival", "waiting")]
+        assert sum(shed[n] or 0 for n in range(2)) == 40 - answered > 0
+        assert value(registry, "searchpipe_forecasts_total") == answered + 1
+        assert (value(registry, "searchpipe_forecast_seconds_total", what="actual") or 0) > 0.005
 
 
 def test_versions_and_what_each_stage_runs(pipeline: Pipeline) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from searchpipe.errors import SnapshotNotFoundError
+from searchpipe.errors import OverloadedError, SnapshotNotFoundError
 from searchpipe.pipeline import Pipeline
-from searchpipe.serve.answers import retry_after
+from searchpipe.serve.answers import problem_of, retry_after
 from searchpipe.serve.app import create_app
 from searchpipe.serve.settings import ServeSettings
 from tests.fakes.hashed_stages import Hold, hashed_pipeline
@@ -249,3 +249,9 @@ def test_retry_after_is_the_time_of_the_queue(
     waiting: int, threads: int, seconds: float, expected: int
 ) -> None:
     assert retry_after(waiting, threads, seconds) == expected
+
+
+@pytest.mark.parametrize(("predicted", "expected"), [(0.004, "1"), (2.1, "3"), (1e9, "60"), (None, "7")])
+def test_retry_after_is_what_admission_predicted(predicted: float | None, expected: str) -> None:
+    answer = problem_of(OverloadedError("late", retry_after_s=predicted), retry_s=7)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, expected)

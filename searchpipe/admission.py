@@ -1,0 +1,278 @@
+"""Admission control: which service a query gets by when it would be done. Pure policy with an injected clock.
+
+A query that would come too late at the end of the queue gets a lighter service, because a service is what
+the queue consists of; only what would be late even with the lightest one is turned away, before it has
+waited for nothing and made those behind it late as well.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from searchpipe.cost_model import CostModel
+from searchpipe.deadline import Clock
+from searchpipe.errors import OverloadedError
+
+PATIENCE = 0.1
+"""Share of its budget that a query may wait before those that run are asked to come to an end."""
+_USED = 0.8
+"""Share of the threads' time that is planned with; arrivals are not evenly spaced (Kingman 1961)."""
+_HEADROOM = 0.7
+"""Share of its budget within which a newcomer must be predicted to be done: predictions have errors."""
+_ROOM = 1.25
+"""Times the cost of an unscored query that there must be before scoring is begun: for a few pairs."""
+_SAVED_S = 0.1
+"""Seconds of each thread that can be saved up for a burst."""
+_MEMORY_S = 0.5
+"""Time constant of the arrival rate: long for one burst, short for a change of load."""
+_BACK_RISE, _BACK_FALL = 0.3, 0.1
+"""Weights of one more way back above and below the mean: a loop that was busy once may be so again."""
+_BACKLOG = 2
+"""Waiting queries a thread from which on all get the lightest service until they are through."""
+
+
+class Service(enum.IntEnum):
+    """How much is done for a query, the most first."""
+
+    FULL = 0
+    SHORTENED = 1
+    UNSCORED = 2
+    LIGHTEST = 3
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics."""
+        return self.name.lower()
+
+
+@dataclass(slots=True, eq=False)
+class Allotment:
+    """What a query that begins may use.
+
+    Attributes:
+        service: see :class:`Service`.
+        limit_s: seconds from its start within which optional work must be done; ``inf`` for no limit.
+        began: when, on the policy's clock.
+        planned_s: seconds that the policy has planned for it.
+    """
+
+    service: Service
+    limit_s: float
+    began: float
+    planned_s: float
+
+
+@dataclass(slots=True)
+class Forecasts:
+    """How good the predictions were: sums over the queries that were predicted and ended, in seconds."""
+
+    count: int = 0
+    predicted_s: float = 0.0
+    actual_s: float = 0.0
+    error_s: float = 0.0
+
+
+class Admission:
+    """The policy of one queue. Whoever calls it holds the queue's lock; counters may be read by any thread.
+
+    The costs of whole queries, by service, are exponentially weighted means of those that ended lately.
+    As long as nothing is known, everything is admitted in full. A query that meets an idle thread is never
+    turned away: then it is not the load that makes it late.
+
+    Args:
+        threads: queries that run at once.
+        clock: seconds; the one that ``due`` is meant on.
+
+    Attributes:
+        way_back_s: from a query's end to the moment its caller goes on, lately: a busy event loop takes its
+            time, and the caller's budget with it.
+        admitted: queries that began, by the label of their service.
+        shed: queries turned away, by where: ``arrival``, ``waiting`` (late by the time it was their turn).
+        forecasts: of the time from arrival to end.
+    """
+
+    def __init__(self, threads: int, clock: Clock = time.perf_counter) -> None:
+        self._threads = threads
+        self._clock = clock
+        self._costs = CostModel(rise=0.1, fall=0.1, margin=0.0, clock=clock)
+        self._means: dict[Service, float | None] = dict.fromkeys(Service)
+        self._relaxed = dict.fromkeys(Service, -math.inf)
+        self._running: set[Allotment] = set()
+        self._outside = 0
+        self.way_back_s = 0.0
+        self._arrivals = 0.0  # decayed
+        self._arrived_at = self._paid_at = clock()
+        self._credit = _SAVED_S * threads
+        self.admitted: Counter[str] = Counter({service.label: 0 for service in Service})
+        self.shed: Counter[str] = Counter({"arrival": 0, "waiting": 0})
+        self.forecasts = Forecasts()
+
+    def cost(self, service: Service) -> float | None:
+        """Mean seconds that a query of this service took lately; None if none was seen."""
+        return self._means[service]
+
+    @property
+    def rate(self) -> float:
+        """Arrivals a second, lately."""
+        return self._arrivals * math.exp((self._arrived_at - self._clock()) / _MEMORY_S) / _MEMORY_S
+
+    @property
+    def running(self) -> int:
+        """Queries that have begun and not ended."""
+        return len(self._running)
+
+    def arriving(self, due: float, ahead: int, outside: int = 0) -> float:
+        """A newcomer: when it would be done with the lightest service.
+
+        Args:
+            due: when it must be done; ``inf`` for no limit.
+            ahead: waiting queries that are more urgent.
+            outside: queries that run on threads of other people; they are load too.
+
+        Raises:
+            OverloadedError: every thread is taken and it would not be done in time.
+        """
+        now = self._clock()
+        self._arrivals = 1.0 + self._arrivals * math.exp((self._arrived_at - now) / _MEMORY_S)
+        self._arrived_at = now
+        self._outside = outside
+        each = self.cost(Service.LIGHTEST) or 0.0
+        self._refill(now)
+        end = self._start(now, ahead, each, PATIENCE * (due - now)) + each
+        late = end + self.way_back_s > now + _HEADROOM * (due - now)
+        if late and len(self._running) + ahead >= self._threads:
+            self.shed["arrival"] += 1
+            # What it would have cost may not be spent on doing more for others.
+            self._relax(Service.LIGHTEST)
+            self._credit = max(-_SAVED_S * self._threads, self._credit - each)
+            raise _overloaded("would be done too late even with the lightest service", end - due, each)
+        return end
+
+    def starting(self, due: float, waiting: int) -> Allotment:
+        """It is a query's turn; ``ended`` must follow.
+
+        Args:
+            due: when it must be done; ``inf`` for no limit.
+            waiting: queries that wait behind it.
+
+        Raises:
+            OverloadedError: it can only be late, and others wait who need not be.
+        """
+        now = self._clock()
+        lightest = self.cost(Service.LIGHTEST)
+        if waiting and lightest is not None and now + lightest + self.way_back_s > due:
+            self.shed["waiting"] += 1
+            raise _overloaded("waited too long to be done in time", now + lightest - due, lightest)
+        self._refill(now)
+        allotment = self._allot(now, due - now, waiting)
+        self._credit = max(-_SAVED_S * self._threads, self._credit - allotment.planned_s)
+        self._running.add(allotment)
+        self.admitted[allotment.service.label] += 1
+        return allotment
+
+    def ended(self, allotment: Allotment, *, done: bool = True) -> None:
+        """The query is through; ``done``: with an answer, which its cost is learnt from."""
+        self._running.discard(allotment)
+        seconds = max(0.0, self._clock() - allotment.began)
+        self._credit += allotment.planned_s - seconds
+        if done:
+            self._costs.observe(allotment.service.label, 1, seconds)
+            self._means[allotment.service] = self._costs.predict(allotment.service.label, 1)
+
+    def returned(self, seconds: float) -> None:
+        """A caller went on so long after its query's end."""
+        self.way_back_s += (_BACK_RISE if seconds > self.way_back_s else _BACK_FALL) * (
+            seconds - self.way_back_s
+        )
+
+    def compare(self, predicted_s: float, actual_s: float) -> None:
+        """How a prediction of ``arriving`` turned out, both from the arrival on."""
+        self.forecasts.count += 1
+        self.forecasts.predicted_s += predicted_s
+        self.forecasts.actual_s += actual_s
+        self.forecasts.error_s += abs(actual_s - predicted_s)
+
+    @property
+    def _servers(self) -> int:
+        """Threads that can be counted on; those who search outside take the same cores."""
+        return max(1, self._threads - self._outside)
+
+    def _refill(self, now: float) -> None:
+        """Save up the time of the threads that was not used, for a burst."""
+        earned = (now - self._paid_at) * _USED * self._servers
+        self._credit = min(_SAVED_S * self._threads, self._credit + earned)
+        self._paid_at = now
+
+    def _start(self, now: float, ahead: int, each: float, patience_s: float) -> float:
+        """When a thread would be free for the one behind ``ahead`` queries of ``each`` seconds.
+
+        Those that run are expected to end with their scoring once somebody has waited for ``patience_s``.
+        """
+        unscored = self._cost_or_lighter(Service.UNSCORED)
+        free = [now] * self._servers
+        for one in self._running:
+            left = one.began + (self.cost(one.service) or 0.0) - now
+            if one.service <= Service.SHORTENED:
+                left = min(left, max(patience_s, one.began + unscored - now))
+            heapq.heapreplace(free, free[0] + max(0.0, left))
+        for _ in range(ahead):
+            heapq.heapreplace(free, free[0] + each)
+        return free[0]
+
+    def _allot(self, now: float, remaining: float, waiting: int) -> Allotment:
+        """The richest service that is affordable, by its own cost lately, and done in time."""
+        full = self.cost(Service.FULL)
+        if math.isinf(remaining) or full is None:
+            return Allotment(Service.FULL, math.inf, now, full or 0.0)
+        rate = self.rate
+        fair = _USED * self._servers / rate if rate > 0 else math.inf
+        affordable = max(fair, self._credit)
+        unscored = self._cost_or_lighter(Service.UNSCORED)
+        if waiting >= _BACKLOG * self._threads or remaining < unscored:
+            return self._lightest(now)
+        if remaining >= _ROOM * unscored:
+            wanted = min(full, remaining)
+            if wanted <= affordable:
+                return Allotment(Service.FULL, math.inf, now, wanted)
+            self._relax(Service.FULL)
+            shortened = self._cost_or_lighter(Service.SHORTENED)
+            if fair >= _ROOM * unscored and shortened <= affordable:
+                return Allotment(Service.SHORTENED, fair, now, shortened)
+            self._relax(Service.SHORTENED)
+        if unscored <= affordable:
+            return Allotment(Service.UNSCORED, math.inf, now, unscored)
+        self._relax(Service.UNSCORED)
+        return self._lightest(now)
+
+    def _lightest(self, now: float) -> Allotment:
+        return Allotment(Service.LIGHTEST, math.inf, now, self.cost(Service.LIGHTEST) or 0.0)
+
+    def _cost_or_lighter(self, service: Service) -> float:
+        """Of the service, or of the next lighter one that has been seen, which is the least it can be."""
+        for known in range(service, len(Service)):
+            cost = self.cost(Service(known))
+            if cost is not None:
+                return cost
+        return 0.0
+
+    def _relax(self, service: Service) -> None:
+        """A service refused for its cost teaches nothing: it is tried again after some seconds."""
+        now = self._clock()
+        if now - self._relaxed[service] < 1.0:  # the cost model's own limit, asked for at less cost
+            return
+        self._relaxed[service] = now
+        self._costs.relax(service.label, 1)
+        self._means[service] = self._costs.predict(service.label, 1)
+
+
+def _overloaded(why: str, late_s: float, least_s: float) -> OverloadedError:
+    return OverloadedError(
+        f"Too many queries at once: this one {why}, by {max(0.0, late_s) * 1e3:.0f} ms.",
+        cure="Try again later, give it a larger budget, or raise pipeline.threads.",
+        retry_after_s=max(late_s, least_s, 0.001),
+    )
