@@ -233,7 +233,11 @@ class Admission:
         fair = _USED * self._servers / rate if rate > 0 else math.inf
         affordable = max(fair, self._credit)
         unscored = self._cost_or_lighter(Service.UNSCORED)
-        if waiting >= _BACKLOG * self._threads or remaining < unscored:
+        if waiting >= _BACKLOG * self._threads:
+            return self._lightest(now)
+        if remaining < unscored:
+            if not waiting and unscored <= affordable:  # its budget is short, not the threads' time
+                return Allotment(Service.FULL, math.inf, now, unscored)
             return self._lightest(now)
         if remaining >= _ROOM * unscored:
             wanted = min(full, remaining)

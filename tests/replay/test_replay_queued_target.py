@@ -81,7 +81,8 @@ def test_the_wait_for_a_thread_spends_the_budget(held: tuple[QueuedTarget, Hold]
         until_waiting(target.pipeline, 1)
         time.sleep(0.06)
         hold.go.set()
-        assert not running.result(30).degradations
+        # Somebody waited too long behind it: it may have been asked to do without scores.
+        assert {reason for _, reason, _ in running.result(30).degradations} <= {"admission"}
         late = waiting.result(30)
         assert late.items  # recall and the page always run
         assert {reason for _, reason, _ in late.degradations} == {"deadline"}
