@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from searchpipe.page import Page
 _REHEARSAL = ContextVar("searchpipe_live_rehearsal", default=False)
 
 _CALLERS_FAULTS = frozenset({"bad_query", "bad_filter", "cancelled", "closed", "forked"})
+_SHED = "overloaded"
 
 
 @contextmanager
@@ -52,6 +54,10 @@ class Relay:
         """Pass a refusal on; the caller's own mistakes say nothing about the version."""
         if _REHEARSAL.get():
             return
-        if code_of(error) not in _CALLERS_FAULTS:
+        code = code_of(error)
+        if code == _SHED:
+            # Load, not a fault; yet a version that is slower sheds more, as it degrades more.
+            self._watcher.record(self._number, math.nan, "degraded")
+        elif code not in _CALLERS_FAULTS:
             self._watcher.record(self._number, 0.0, "error")
         self._observers.refused(text, error)

@@ -26,9 +26,9 @@ class Band:
 
     @classmethod
     def of(cls, samples: Iterable[tuple[float, float, Outcome]]) -> Band:
-        """Of (when, milliseconds, outcome); an error has no latency. P99 is the nearest rank."""
+        """Of (when, milliseconds, outcome); an error, or NaN, is no latency. P99 is the nearest rank."""
         taken = list(samples)
-        times = sorted(ms for _, ms, outcome in taken if outcome != "error")
+        times = sorted(ms for _, ms, outcome in taken if outcome != "error" and not math.isnan(ms))
         n = len(taken)
         return cls(
             n,

@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from searchpipe.deadline import QueryCancelled
+from searchpipe.errors import EngineError, OverloadedError, QueryError
+from searchpipe.live.relay import Relay
 from searchpipe.live.settings import WatchSettings
 from searchpipe.live.watcher import Band, Outcome, Watcher
+from searchpipe.metrics.observer import Observers
 
 LIMITS = WatchSettings(
     seconds=100.0,
@@ -50,6 +54,18 @@ def test_a_band_is_nearest_rank_and_shares() -> None:
     assert band.p99_ms == 198.0
     assert band.errors == band.degraded == pytest.approx(1 / 202)
     assert math.isnan(Band.of([(0.0, 0.0, "error")]).p99_ms)
+    assert math.isnan(Band.of([(0.0, math.nan, "degraded")]).p99_ms)  # shed: no answer to time
+
+
+def test_what_is_shed_counts_as_degraded_and_the_callers_mistakes_not_at_all() -> None:
+    one, _ = watcher()
+    one.serve(1)
+    relay = Relay(1, one, Observers())
+    for error in (OverloadedError("full"), QueryError("bad"), EngineError("broken"), QueryCancelled()):
+        relay.refused("shoes", error)
+    band = one.now()
+    assert (band.samples, band.degraded, band.errors) == (2, 0.5, 0.5)
+    assert math.isnan(band.p99_ms)
 
 
 @pytest.mark.parametrize(
