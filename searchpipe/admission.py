@@ -13,6 +13,7 @@ import math
 import time
 from collections import Counter
 from dataclasses import dataclass
+from typing import NoReturn
 
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Clock
@@ -22,7 +23,7 @@ PATIENCE = 0.1
 """Share of its budget that a query may wait before those that run are asked to come to an end."""
 _USED = 0.8
 """Share of the threads' time that is planned with; arrivals are not evenly spaced (Kingman 1961)."""
-_HEADROOM = 0.7
+_HEADROOM = 0.6
 """Share of its budget within which a newcomer must be predicted to be done: predictions have errors."""
 _ROOM = 1.25
 """Times the cost of an unscored query that there must be before scoring is begun: for a few pairs."""
@@ -32,6 +33,11 @@ _MEMORY_S = 0.5
 """Time constant of the arrival rate: long for one burst, short for a change of load."""
 _BACK_RISE, _BACK_FALL = 0.3, 0.1
 """Weights of one more way back above and below the mean: a loop that was busy once may be so again."""
+_ERROR_WEIGHT = 0.05
+"""Of one more error of a prediction."""
+_MOST_ERROR_S = 1.0
+_FULL_S = 0.01
+"""Seconds for which one refusal answers for those like it, at most: predictions change."""
 _BACKLOG = 2
 """Waiting queries a thread from which on all get the lightest service until they are through."""
 
@@ -104,6 +110,8 @@ class Admission:
         self._relaxed = dict.fromkeys(Service, -math.inf)
         self._running: set[Allotment] = set()
         self._outside = 0
+        self._full_until, self._full_for_s, self._full_priority = -math.inf, 0.0, 0
+        self._underestimate_s = 0.0
         self.way_back_s = 0.0
         self._arrivals = 0.0  # decayed
         self._arrived_at = self._paid_at = clock()
@@ -126,32 +134,56 @@ class Admission:
         """Queries that have begun and not ended."""
         return len(self._running)
 
-    def arriving(self, due: float, ahead: int, outside: int = 0) -> float:
+    def full(self, due: float, priority: int = 0) -> None:
+        """Turn a newcomer away at next to no cost, if one like it was turned away just before.
+
+        What is ahead of a query takes at least as long as it was predicted to, less the time that has
+        passed: until then one with no more time and no higher priority would be late as well.
+
+        Raises:
+            OverloadedError: as :meth:`arriving` would.
+        """
+        now = self._clock()
+        if now < self._full_until and due - now <= self._full_for_s and priority <= self._full_priority:
+            self._arrived(now)
+            self._refused(self._full_until - now)
+
+    def arriving(self, due: float, ahead: int, outside: int = 0, priority: int = 0) -> float:
         """A newcomer: when it would be done with the lightest service.
 
         Args:
             due: when it must be done; ``inf`` for no limit.
             ahead: waiting queries that are more urgent.
             outside: queries that run on threads of other people; they are load too.
+            priority: higher goes first; of the query.
 
         Raises:
             OverloadedError: every thread is taken and it would not be done in time.
         """
         now = self._clock()
-        self._arrivals = 1.0 + self._arrivals * math.exp((self._arrived_at - now) / _MEMORY_S)
-        self._arrived_at = now
+        self._arrived(now)
         self._outside = outside
         each = self.cost(Service.LIGHTEST) or 0.0
         self._refill(now)
-        end = self._start(now, ahead, each, PATIENCE * (due - now)) + each
-        late = end + self.way_back_s > now + _HEADROOM * (due - now)
-        if late and len(self._running) + ahead >= self._threads:
-            self.shed["arrival"] += 1
-            # What it would have cost may not be spent on doing more for others.
-            self._relax(Service.LIGHTEST)
-            self._credit = max(-_SAVED_S * self._threads, self._credit - each)
-            raise _overloaded("would be done too late even with the lightest service", end - due, each)
+        end = self._start(now, ahead, each, PATIENCE * (due - now)) + each + self._underestimate_s
+        late_s = end + self.way_back_s - now - _HEADROOM * (due - now)
+        if late_s > 0 and len(self._running) + ahead >= self._threads:
+            self._full_until = now + min(late_s, _FULL_S)
+            self._full_for_s, self._full_priority = due - now, priority
+            self._refused(end - due)
         return end
+
+    def _arrived(self, now: float) -> None:
+        self._arrivals = 1.0 + self._arrivals * math.exp((self._arrived_at - now) / _MEMORY_S)
+        self._arrived_at = now
+
+    def _refused(self, late_s: float) -> NoReturn:
+        self.shed["arrival"] += 1
+        # What it would have cost may not be spent on doing more for others.
+        self._relax(Service.LIGHTEST)
+        each = self.cost(Service.LIGHTEST) or 0.0
+        self._credit = max(-_SAVED_S * self._threads, self._credit - each)
+        raise _overloaded("would be done too late even with the lightest service", late_s, each)
 
     def starting(self, due: float, waiting: int) -> Allotment:
         """It is a query's turn; ``ended`` must follow.
@@ -190,8 +222,15 @@ class Admission:
             seconds - self.way_back_s
         )
 
-    def compare(self, predicted_s: float, actual_s: float) -> None:
-        """How a prediction of ``arriving`` turned out, both from the arrival on."""
+    def compare(self, predicted_s: float, actual_s: float, service: Service = Service.LIGHTEST) -> None:
+        """How a prediction of ``arriving`` turned out, both from the arrival on.
+
+        What was done for others than those with the ``LIGHTEST`` service is not what was predicted. By how
+        much theirs is too low lately (threads that wait for a core or for Python's lock) is added to it.
+        """
+        if service is Service.LIGHTEST:
+            learnt = self._underestimate_s + _ERROR_WEIGHT * (actual_s - predicted_s)
+            self._underestimate_s = min(max(0.0, learnt), _MOST_ERROR_S)
         self.forecasts.count += 1
         self.forecasts.predicted_s += predicted_s
         self.forecasts.actual_s += actual_s

@@ -37,10 +37,9 @@ if TYPE_CHECKING:
 class Pipeline:
     """Answers queries over one snapshot.
 
-    ``search`` may be called from any number of threads at once, ``asearch``
-    from any number of event loops. ``close`` waits for running queries; after
-    it every call raises ``ClosedError``, and a second ``close`` does nothing.
-    In the child of a fork every call raises ``ForkedError``, and ``close`` does nothing.
+    ``search`` may be called from any number of threads at once, ``asearch`` from any number of event
+    loops. ``close`` waits for running queries; after it every call raises ``ClosedError``, and a second
+    ``close`` does nothing. In the child of a fork every call raises ``ForkedError``.
 
     Args:
         stages: in the order they run; see :class:`searchpipe.stages.base.Stage`.
@@ -147,7 +146,8 @@ class Pipeline:
             ForkedError: this process is a fork of the one that opened the pipeline.
         """
         try:
-            return self._answer(self._begin(text, k, budget_ms, filters, context, priority, without))
+            deadline = self._config.budget.deadline(budget_ms)
+            return self._answer(self._begin(text, k, deadline, filters, context, priority, without))
         except Exception as error:
             self._observers.refused(text, error)
             raise
@@ -174,7 +174,10 @@ class Pipeline:
                 wait already, or it gave its place up to a more urgent one.
         """
         try:
-            work = self._begin(text, k, budget_ms, filters, context, priority, without)
+            deadline = self._config.budget.deadline(budget_ms)
+            if self._room is not None and not self._answers.caching:
+                self._room.check(deadline, priority)
+            work = self._begin(text, k, deadline, filters, context, priority, without)
             if (page := self._answers.ready(work)) is not None:
                 self._observers.answered(page)
                 return page
@@ -219,7 +222,7 @@ class Pipeline:
         begin = Deadline(math.inf)
         with uncached():
             for text in (*texts, *texts):
-                self._answer(self._begin(text, 10, budget_ms, None, None), told=False)
+                self._answer(self._begin(text, 10, Deadline(budget_ms), None, None), told=False)
         return begin.elapsed()
 
     @property
@@ -299,16 +302,15 @@ class Pipeline:
         self,
         text: str,
         k: int,
-        budget_ms: float | None,
+        deadline: Deadline,
         filters: Mapping[str, Any] | None,
         context: Mapping[str, Any] | None,
         priority: int = 0,
         without: Collection[str] = (),
     ) -> AdmittedWork:
-        deadline = Deadline(self._config.budget.default_ms if budget_ms is None else budget_ms)
         self._check_usable()
-        asked = (text, k, filters, context, priority, without)
-        query = checked_query(*asked, self._config.pipeline, self._snapshot, self._runner.stages)
+        asked, limits = (text, k, filters, context, priority, without), self._config.pipeline
+        query = checked_query(*asked, limits, self._snapshot, self._runner.stages)
         return AdmittedWork(query, deadline, self._runner.costs)
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:

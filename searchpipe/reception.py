@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from searchpipe.config import Config
+    from searchpipe.deadline import Deadline
     from searchpipe.stages.base import Stage
 
 
@@ -43,6 +44,11 @@ class Reception:
     def __len__(self) -> int:
         """Queries that wait."""
         return len(self._room)
+
+    def check(self, deadline: Deadline, priority: object) -> None:
+        """See :meth:`searchpipe.waiting_room.WaitingRoom.check`; what is no priority is refused elsewhere."""
+        if isinstance(priority, int):
+            self._room.check(priority=priority, due=deadline.start + deadline.budget_s)
 
     def submit(self, work: AdmittedWork, answer: Callable[[AdmittedWork], Page]) -> Future[Page]:
         """Have ``answer(work)`` called on one of the threads.

@@ -86,6 +86,16 @@ class WaitingRoom(Generic[T]):
             return False
         return self._clock() - head.arrived > PATIENCE * (head.due - head.arrived)
 
+    def check(self, *, priority: int, due: float) -> None:
+        """Refuse at once what ``submit`` would refuse, if that is known already; costs next to nothing.
+
+        Raises:
+            OverloadedError: it would be late.
+        """
+        if self._admission is not None:
+            with self._lock:
+                self._admission.full(due, priority)
+
     def submit(
         self,
         job: Callable[[], T],
@@ -113,7 +123,7 @@ class WaitingRoom(Generic[T]):
             end = now
             if self._admission is not None:
                 ahead = sum(one.urgency < urgency for one in self._waiting)
-                end = self._admission.arriving(due, ahead, max(0, self._outside()))
+                end = self._admission.arriving(due, ahead, max(0, self._outside()), priority)
             if len(self._waiting) >= self._limit:
                 last = max(self._waiting)
                 self.refused += 1
@@ -180,7 +190,8 @@ class WaitingRoom(Generic[T]):
         with self._lock:
             self._admission.ended(allotment, done=done)
             if done:
-                self._admission.compare(entry.end - entry.arrived, self._clock() - entry.arrived)
+                predicted, actual = entry.end - entry.arrived, self._clock() - entry.arrived
+                self._admission.compare(predicted, actual, allotment.service)
 
     def _full(self) -> OverloadedError:
         return OverloadedError(

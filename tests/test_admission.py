@@ -82,6 +82,41 @@ def test_what_would_be_late_even_with_the_lightest_service_is_turned_away_at_onc
     policy.arriving(clock() + 5.0, 200)  # a larger budget has the time
 
 
+def test_those_like_one_that_was_turned_away_are_so_at_once_for_a_while() -> None:
+    clock = Now()
+    policy = taught(clock)
+    occupy(policy, clock)
+    policy.full(clock() + 0.05)  # nothing is known of such ones
+    with pytest.raises(OverloadedError) as whole:
+        policy.arriving(clock() + 0.05, 200)
+    clock.s += 0.001
+    with pytest.raises(OverloadedError) as short:
+        policy.full(clock() + 0.05)
+    assert short.value.retry_after_s is not None
+    assert whole.value.retry_after_s is not None
+    assert 0 < short.value.retry_after_s <= whole.value.retry_after_s
+    assert policy.shed["arrival"] == 2
+    policy.full(clock() + 5.0)  # has more time
+    policy.full(clock() + 0.05, priority=1)  # goes first
+    clock.s += 0.01
+    policy.full(clock() + 0.05)  # the prediction is old
+
+
+def test_predictions_that_are_too_low_are_made_up_for() -> None:
+    clock = Now()
+    policy = taught(clock)
+    occupy(policy, clock)
+    before = policy.arriving(clock() + 0.05, 4) - clock()
+    for _ in range(200):
+        predicted = policy.arriving(clock() + 0.05, 4) - clock()
+        policy.compare(predicted, before + 0.008, Service.LIGHTEST)
+        policy.compare(predicted, 1.0, Service.FULL)  # which was not what was predicted
+    assert policy.arriving(clock() + 0.05, 4) - clock() == pytest.approx(before + 0.008, abs=0.001)
+    for _ in range(200):
+        policy.compare(before, 0.0)
+    assert policy.arriving(clock() + 0.05, 4) - clock() == pytest.approx(before)
+
+
 def test_one_that_waited_too_long_is_shed_only_for_others() -> None:
     clock = Now()
     policy = taught(clock)

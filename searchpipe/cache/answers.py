@@ -68,6 +68,11 @@ class Answers:
         version = snapshot.version if snapshot is not None else ""
         return cls(runner, config.cache, snapshot=version, engine=engine_version(config, runner.stages))
 
+    @property
+    def caching(self) -> bool:
+        """Whether pages are kept."""
+        return self._pages is not None
+
     def ready(self, work: Work) -> Page | None:
         """The answer, if it can be had without any work; counted as a miss only by :meth:`run`."""
         pages = self._pages
