@@ -23,7 +23,7 @@ PATIENCE = 0.1
 """Share of its budget that a query may wait before those that run are asked to come to an end."""
 _USED = 0.8
 """Share of the threads' time that is planned with; arrivals are not evenly spaced (Kingman 1961)."""
-_HEADROOM = 0.6
+_HEADROOM = 0.7
 """Share of its budget within which a newcomer must be predicted to be done: predictions have errors."""
 _ROOM = 1.25
 """Times the cost of an unscored query that there must be before scoring is begun: for a few pairs."""
