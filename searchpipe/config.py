@@ -11,7 +11,6 @@ import msgspec
 
 from searchpipe.cache.settings import CacheSettings
 from searchpipe.catalog.settings import IndexSettings
-from searchpipe.deadline import Deadline
 from searchpipe.device.settings import GpuSettings
 from searchpipe.errors import ConfigError
 from searchpipe.live.settings import LiveSettings
@@ -68,13 +67,9 @@ class BudgetSettings(Settings, frozen=True):
     default_ms: Annotated[float, msgspec.Meta(gt=0.0, le=600_000.0)] = 50.0
     shares: dict[str, Share] = msgspec.field(default_factory=lambda: dict(_SHARES))
 
-    def deadline(self, budget_ms: float | None) -> Deadline:
-        """Of a query that begins now.
-
-        Raises:
-            QueryError: it is no budget.
-        """
-        return Deadline(self.default_ms if budget_ms is None else budget_ms)
+    def of(self, budget_ms: float | None) -> float:
+        """What a query has that asks for ``budget_ms``."""
+        return self.default_ms if budget_ms is None else budget_ms
 
 
 class RecallSettings(Settings, frozen=True):

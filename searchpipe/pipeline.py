@@ -146,7 +146,7 @@ class Pipeline:
             ForkedError: this process is a fork of the one that opened the pipeline.
         """
         try:
-            deadline = self._config.budget.deadline(budget_ms)
+            deadline = Deadline(self._config.budget.of(budget_ms))
             return self._answer(self._begin(text, k, deadline, filters, context, priority, without))
         except Exception as error:
             self._observers.refused(text, error)
@@ -174,7 +174,7 @@ class Pipeline:
                 wait already, or it gave its place up to a more urgent one.
         """
         try:
-            deadline = self._config.budget.deadline(budget_ms)
+            deadline = Deadline(self._config.budget.of(budget_ms))
             if self._room is not None and not self._answers.caching:
                 self._room.check(deadline, priority)
             work = self._begin(text, k, deadline, filters, context, priority, without)
