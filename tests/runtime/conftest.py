@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,6 +16,21 @@ from searchpipe import _core
 from tests.conftest import World
 from tests.fakes.cuda_driver import FakeDriver, build, real_driver_present
 from tests.runtime.row_model import ENGINES, Built, random_store
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_collection() -> Iterator[None]:
+    """None inside a test, whatever the thread.
+
+    On a stream's own thread, where models of the fake runtimes compute, freeing device memory would wait
+    for that stream for ever; and garbage of an earlier test would count as memory of this one.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
