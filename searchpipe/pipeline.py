@@ -39,7 +39,7 @@ class Pipeline:
 
     ``search`` may be called from any number of threads at once, ``asearch`` from any number of event
     loops. ``close`` waits for running queries; after it every call raises ``ClosedError``, and a second
-    ``close`` does nothing. In the child of a fork every call raises ``ForkedError``.
+    ``close`` does nothing. In the child of a fork every call but ``close`` raises ``ForkedError``.
 
     Args:
         stages: in the order they run; see :class:`searchpipe.stages.base.Stage`.
