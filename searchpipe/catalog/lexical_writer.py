@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def field_terms(
         return known[name]
 
     return {
-        field: [term for part in COMBINED_PARTS for term in terms_of(part)]
+        field: list(chain.from_iterable(map(terms_of, COMBINED_PARTS)))
         if field == COMBINED
         else terms_of(field)
         for field in fields

@@ -62,12 +62,15 @@ class _KnownTerms(dict[str, tuple[str, ...]]):
 
     def __missing__(self, string: str) -> tuple[str, ...]:
         words: list[str] = []
-        for word in _WORD.findall(string):
+        for word in [string] if string.isascii() and string.isalpha() else _WORD.findall(string):
             words += [word] if word.isalpha() else _parts(word)
         words = [word[:MAX_TERM_CHARACTERS] for word in words]
-        stems = [stemmer.stemWords(words) for stemmer in self._stemmers]
-        found = tuple(stem for variants in zip(*stems, strict=True) for stem in dict.fromkeys(variants))
-        terms = found if stems else tuple(words)
+        stems = [stemmer.stemWords(words) for stemmer in self._stemmers] or [words]
+        terms = tuple(
+            stems[0]
+            if len(stems) == 1
+            else [stem for variants in zip(*stems, strict=True) for stem in dict.fromkeys(variants)]
+        )
         if len(string) <= MAX_TERM_CHARACTERS:
             if len(self) >= _MAX_KNOWN:
                 self.clear()
