@@ -56,7 +56,7 @@ std::int64_t append(TokenStoreWriter& writer, const py::object& object) {
   return writer.append(ids.span());
 }
 
-// One release of the GIL for all of them: beside a busy Python thread each would cost a switch interval (5 ms).
+// One release of the GIL for all: beside a busy Python thread each costs a switch interval (5 ms).
 void append_many(TokenStoreWriter& writer, const py::sequence& documents) {
   std::vector<InputVector<std::int32_t>> kept;
   kept.reserve(documents.size());

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+
 from searchpipe.arrays import Int32
 from searchpipe.catalog.analysis import Analyzer, AnalyzerSpec
 from searchpipe.catalog.analysis.analyzer import choose_cjk

@@ -18,7 +18,7 @@ _MAX_KNOWN = 32_768
 # which Python does not count as parts of a word.
 _LETTER = r"(?:[^\W_]|[\u0591-\u05bd\u064b-\u0652\u0670\u0900-\u0963\u0980-\u0dff])"
 # Numbers keep their decimal point, words with hyphens and apostrophes come whole.
-_WORD = re.compile(r"\d+(?:[.,]\d+)+{0}*|{0}+(?:['’\-&]{0}+)*".format(_LETTER))
+_WORD = re.compile(rf"\d+(?:[.,]\d+)+{_LETTER}*|{_LETTER}+(?:['’\-&]{_LETTER}+)*")
 _JOINT = re.compile(r"['’\-&]")
 _QUANTITY = re.compile(r"(\d+(?:[.,]\d+)*)([^\W\d_]{1,4})")
 
