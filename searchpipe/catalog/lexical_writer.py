@@ -15,9 +15,9 @@ from searchpipe.catalog.template import as_text
 from searchpipe.errors import CatalogError
 
 _MIB = 1 << 20
-# Terms in memory at once, some 4 MB with what the core notes of them. The GIL is let go once for all of
+# Terms in memory at once, some 1 MB with what the core notes of them. The GIL is let go once for all of
 # them: beside a busy thread it is 5 ms until it comes back.
-_BATCH_TERMS = 1 << 17
+_BATCH_TERMS = 1 << 15
 
 
 class LexicalWriter:

@@ -12,12 +12,11 @@ import pytest
 
 from searchpipe.arrays import Float32
 from searchpipe.catalog import BuildReport, IndexSettings, Snapshot, build_snapshot
-from searchpipe.catalog import chunks as chunks_module
 from searchpipe.catalog.lanes import JOBS_HELD, Lane
 from searchpipe.catalog.layout import SnapshotFolder
 from searchpipe.catalog.manifest import read_manifest
 from searchpipe.catalog.progress import BuildProgress
-from searchpipe.catalog.rows import Product
+from searchpipe.catalog.rows import Product, RowChecker
 from tests.fakes.catalogs import PRODUCTS, build, write_jsonl
 from tests.fakes.hashed_models import HashedEncoder, HashedTokenizer
 
@@ -105,8 +104,8 @@ def test_few_chunks_are_in_memory_however_slow_the_encoder_is(
         seen.append(len(alive))
         return watched
 
-    original = chunks_module.RowChecker.check
-    monkeypatch.setattr(chunks_module.RowChecker, "check", check)
+    original = RowChecker.check
+    monkeypatch.setattr(RowChecker, "check", check)
     release = threading.Event()
 
     class Slow(HashedEncoder):

@@ -118,7 +118,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> PostingsIndex:
     # A word of the last documents only, and one of a single block.
     chosen.append(np.arange(count) >= count - 50)
     chosen.append((np.arange(count) // 65536 == 1) & (rng.random(count) < 0.2))
-    documents = [
+    documents: list[Any] = [
         [
             [f"w{word}" for word, has in enumerate(row) for _ in range(repeat if has else 0)],
             ["x"] if row[0] else [],
@@ -228,7 +228,7 @@ def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> No
             writer.append_many([[["a"], []], [["a"]], [["a"], []]])
         assert len(writer) == 1
         with pytest.raises(TypeError, match="pass str or bytes"):
-            writer.append_many([[["a"], []], [["a"], [7]]])  # type: ignore[list-item]
+            writer.append_many([[["a"], []], [["a"], [7]]])  # type: ignore[arg-type]
         assert len(writer) == 1
 
 

@@ -93,7 +93,7 @@ def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> No
             writer.append_many([np.zeros(3, np.int32), np.full(1, 10, np.int32), np.zeros(1, np.int32)])
         assert len(writer) == 1
         with pytest.raises(TypeError, match="int64, not int32"):
-            writer.append_many([np.zeros(3, np.int32), np.zeros(1, np.int64)])  # type: ignore[list-item]
+            writer.append_many([np.zeros(3, np.int32), np.zeros(1, np.int64)])
         assert len(writer) == 1
 
 
