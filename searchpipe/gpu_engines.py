@@ -67,7 +67,11 @@ class GpuEngines:
     def close(self) -> None:
         """Free the device: recall first, then the scorer, then the encoder. Idempotent."""
         owned, self.owned = self.owned, ExitStack()
-        owned.close()
+        try:
+            owned.close()
+        finally:
+            if self.places is not None:
+                self.places.free()  # no engine is left that could use them, whoever holds a vector
 
 
 def _engine_line(chain: EngineChain) -> str:

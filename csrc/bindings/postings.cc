@@ -40,24 +40,45 @@ std::string_view bytes_of(py::handle term, std::vector<py::object>& kept) {
   return {PyBytes_AS_STRING(term.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(term.ptr()))};
 }
 
-void append(PostingsWriter& writer, const py::sequence& document) {
-  std::vector<std::vector<std::string_view>> fields;
-  std::vector<py::object> kept;
+using Fields = std::vector<std::vector<std::string_view>>;
+
+// The terms of each field of a document; their objects, too, go to `kept`, which must outlive the views.
+Fields terms_of(py::handle document, std::vector<py::object>& kept) {
+  Fields fields;
   for (const py::handle field : document) {
     auto& terms = fields.emplace_back();
     const py::object sequence = py::reinterpret_steal<py::object>(
         PySequence_Fast(field.ptr(), "a field is no sequence of terms; pass a list of str or bytes"));
     if (!sequence) throw py::error_already_set();
-    kept.push_back(sequence);
-    terms.reserve(static_cast<std::size_t>(PySequence_Fast_GET_SIZE(sequence.ptr())));
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(sequence.ptr()); ++i) {
-      terms.push_back(bytes_of(PySequence_Fast_GET_ITEM(sequence.ptr(), i), kept));
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(sequence.ptr());
+    terms.reserve(static_cast<std::size_t>(count));
+    for (Py_ssize_t i = 0; i < count; ++i) {
+      const py::handle term = PySequence_Fast_GET_ITEM(sequence.ptr(), i);
+      kept.push_back(py::reinterpret_borrow<py::object>(term));
+      terms.push_back(bytes_of(term, kept));
     }
   }
-  // Some microseconds, for which the GIL is kept: it is what keeps the terms.
+  return fields;
+}
+
+void append(PostingsWriter& writer, const py::sequence& document) {
+  std::vector<py::object> kept;
+  const Fields fields = terms_of(document, kept);
+  // Some microseconds, for which the GIL is kept: getting it back may take longer.
   if (writer.append(fields)) {
     py::gil_scoped_release release;
     writer.spill_if_due();
+  }
+}
+
+void append_many(PostingsWriter& writer, const py::sequence& documents) {
+  std::vector<py::object> kept;
+  std::vector<Fields> texts;
+  texts.reserve(documents.size());
+  for (const py::handle document : documents) texts.push_back(terms_of(document, kept));
+  py::gil_scoped_release release;
+  for (const Fields& fields : texts) {
+    if (writer.append(fields)) writer.spill_if_due();
   }
 }
 
@@ -117,6 +138,10 @@ Raises OSError (with errno) where the temporary file cannot be made, ValueError 
 
 Raises TypeError for something else, ValueError for another number of fields or a closed writer, OSError when the disk
 is full (then the writer is abandoned).)")
+      .def("append_many", &append_many, py::arg("documents"),
+           R"(Add a sequence of documents, in its order; the GIL is released while they are indexed.
+
+Raises as append() does. Where a document is refused for its number of fields, those before it were added.)")
       .def(
           "close", &PostingsWriter::close, py::call_guard<py::gil_scoped_release>(),
           R"(Merge what was spilled, fsync, rename to the final name, fsync the folder. A second call does nothing.

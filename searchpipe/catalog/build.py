@@ -31,7 +31,8 @@ from searchpipe.catalog.progress import BuildProgress, Phase, Progress
 from searchpipe.catalog.rejects import RejectLog
 from searchpipe.catalog.reuse import KnownVectors
 from searchpipe.catalog.settings import IndexSettings
-from searchpipe.catalog.writers import Encoder, SnapshotWriters, Tokenizer
+from searchpipe.catalog.vectors_writer import Encoder
+from searchpipe.catalog.writers import SnapshotWriters, Tokenizer
 from searchpipe.errors import CatalogError, SearchpipeError, SnapshotError
 from searchpipe.models.settings import ModelsSettings
 
@@ -80,7 +81,7 @@ def build_snapshot(
     """Index catalog files into a new snapshot in the folder ``out``, and publish it there.
 
     Whatever happens before the last step, the snapshot published before stays
-    as it is. Memory is bounded by the chunk size, the ids, ``lexical_memory_mb`` and, from
+    as it is. Memory is bounded by three chunks, the ids, ``lexical_memory_mb`` and, from
     ``flat_below`` products on, the vector index. May run in any thread.
 
     Args:
@@ -173,6 +174,7 @@ class _Build:
         for chunk in self._stream:
             writers.append(chunk)
             self._tell("read", writers)
+        writers.wait()
         self._tell("index", writers)
         self._rejects.close()
         dense, columns = writers.close()

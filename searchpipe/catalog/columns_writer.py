@@ -123,8 +123,14 @@ class _NumberWriter(_ColumnWriter):
         self._values = ArrayWriter(stem.with_suffix(".f64"), np.float64, owner)
         self.files = [self._values]
         self._convert: Callable[[Any], float] = to_bool if kind == "bool" else to_number
+        self._ready = frozenset({bool if kind == "bool" else float, type(None)})
 
     def append(self, values: list[Any]) -> int:
+        if self._ready.issuperset(map(type, values)):  # as the check of rows leaves the known fields
+            ready = np.array(values, np.float64)  # None becomes NaN
+            if not np.isinf(ready).any():
+                self._values.append(ready)
+                return 0
         numbers = np.full(len(values), math.nan)
         bad = 0
         for row, value in enumerate(values):
@@ -164,6 +170,11 @@ class _CategoryWriter(_ColumnWriter):
         ends: list[int] = []
         bad = 0
         for value in values:
+            code = self._code_of.get(value) if type(value) is str and not self._many else None
+            if code is not None:
+                codes.append(code)
+                self._present += 1
+                continue
             try:
                 found: Sequence[str | None] = (
                     to_categories(value, self.separators) if self._many else [to_category(value)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +17,7 @@ from searchpipe.errors import SnapshotCorruptError, SnapshotNotFoundError, Snaps
 
 SCHEMA = 2
 MANIFEST = "manifest.json"
+_HASHING_THREADS = 4
 
 
 class FileInfo(msgspec.Struct, frozen=True):
@@ -80,14 +82,19 @@ class _Head(msgspec.Struct):
 
 def describe_files(folder: Path) -> dict[str, FileInfo]:
     """Size and hash of every file below ``folder``, each made durable on the way."""
-    files: dict[str, FileInfo] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
-            files[path.relative_to(folder).as_posix()] = FileInfo(path.stat().st_size, digest)
-    return files
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    # Hashing and waiting for the disk let go of the GIL.
+    with ThreadPoolExecutor(_HASHING_THREADS, thread_name_prefix="searchpipe-build-hash") as pool:
+        infos = pool.map(_describe, paths)
+        names = [path.relative_to(folder).as_posix() for path in paths]
+        return dict(zip(names, infos, strict=True))
+
+
+def _describe(path: Path) -> FileInfo:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return FileInfo(path.stat().st_size, digest)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

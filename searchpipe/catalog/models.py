@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from searchpipe.catalog.manifest import ModelInfo
-from searchpipe.catalog.writers import Encoder, Tokenizer
+from searchpipe.catalog.vectors_writer import Encoder
+from searchpipe.catalog.writers import Tokenizer
 from searchpipe.errors import ConfigError
 from searchpipe.models.settings import ModelsSettings
 

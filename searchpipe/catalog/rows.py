@@ -42,15 +42,15 @@ class RowChecker:
     def __init__(self, settings: IndexSettings) -> None:
         names = {name: getattr(settings.fields, name) for name in settings.fields.__struct_fields__}
         self._source_of = names
-        self._mapped = frozenset(names.values())
+        self._known = frozenset(names) | frozenset(names.values())
         self._separators = settings.list_separators
         kinds: dict[str, Any] = {**CANONICAL_COLUMNS, **settings.columns}
         # An ignored canonical field is still shown and indexed as text, in its usual form.
-        self._kinds: dict[str, ColumnKind] = {
-            name: CANONICAL_COLUMNS.get(name, "category") if kind == "ignore" else kind
+        self._columns: list[tuple[str, str, ColumnKind]] = [
+            (name, names.get(name, name), CANONICAL_COLUMNS[name] if kind == "ignore" else kind)
             for name, kind in kinds.items()
             if kind != "ignore" or name in CANONICAL_COLUMNS
-        }
+        ]
 
     def check(self, row: RawRow) -> Product:
         """Return the product in ``row``.
@@ -64,9 +64,9 @@ class RowChecker:
         product_id = self._id(row.data.get(self._source_of["id"]))
         try:
             values = self._texts(row.data)
-            for name, kind in self._kinds.items():
-                value = row.data.get(self._source_of.get(name, name))
-                if is_missing(value):
+            for name, source, kind in self._columns:
+                value = row.data.get(source)
+                if value is None:
                     continue
                 try:
                     converted = self._convert(kind, value)
@@ -77,7 +77,7 @@ class RowChecker:
         except RowError as error:
             raise RowError(str(error), product_id) from None
         for name, value in row.data.items():
-            known = name in self._mapped or name in self._source_of or name in values
+            known = name in self._known or name in values
             if not (known or is_missing(value) or isinstance(value, bytes)):
                 values[name] = clean_text(value) if isinstance(value, str) else value
         return Product(product_id, values)

@@ -49,9 +49,10 @@ class TextTemplate:
             if not name:
                 text += literal
                 continue
-            words = as_text(values.get(name)).split(None, limit or -1)
-            if words:
-                text += literal + " ".join(words[:limit] if limit else words)
+            value = as_text(values.get(name))
+            found = " ".join(value.split(None, limit)[:limit]) if limit else value.strip()
+            if found:
+                text += literal + found
         return " ".join(text.split())
 
 

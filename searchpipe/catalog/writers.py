@@ -7,32 +7,23 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 
-from searchpipe.arrays import Float32, Int32
+from searchpipe.arrays import Int32
 from searchpipe.catalog.analysis import Analyzer, AnalyzerSpec
 from searchpipe.catalog.analysis.analyzer import choose_cjk
 from searchpipe.catalog.columns import ColumnInfo
 from searchpipe.catalog.columns_writer import ColumnsWriter
 from searchpipe.catalog.dense import DenseInfo
-from searchpipe.catalog.dense_writer import DenseWriter
 from searchpipe.catalog.ids import IdWriter
+from searchpipe.catalog.lanes import Lane
 from searchpipe.catalog.lexical_writer import LexicalWriter
-from searchpipe.catalog.reuse import KnownVectors, TextKeyWriter, text_keys
+from searchpipe.catalog.reuse import KnownVectors
 from searchpipe.catalog.rows import Product
 from searchpipe.catalog.settings import IndexSettings
 from searchpipe.catalog.storage import BlobWriter
 from searchpipe.catalog.template import TextTemplate, as_text
+from searchpipe.catalog.vectors_writer import Encoder, VectorsWriter
 from searchpipe.errors import CatalogError
-
-
-class Encoder(Protocol):
-    """What a build needs of an encoder; :class:`searchpipe.backends.TextEncoder` has it."""
-
-    @property
-    def dim(self) -> int: ...
-
-    def encode_texts(self, texts: list[str], *, prefix: str = "") -> Float32: ...
 
 
 class Tokenizer(Protocol):
@@ -46,8 +37,11 @@ class Tokenizer(Protocol):
 class SnapshotWriters:
     """The files of one snapshot in ``folder``. For one thread.
 
-    Every chunk is appended to all parts before the next, so that a product has
-    the same ordinal everywhere. ``owner`` closes what an unfinished build leaves open.
+    Three lanes write side by side: ids, display fields, columns and postings; the cross-encoder's
+    tokens; the vectors. Each has the chunks in their order, so that a product has the same ordinal
+    everywhere. Three chunks are in memory at most, and the texts and vectors of two more where an
+    encoder takes two calls at once. ``owner`` ends the lanes, which drops the chunks that wait, and
+    closes what an unfinished build leaves open.
     """
 
     def __init__(
@@ -64,32 +58,60 @@ class SnapshotWriters:
         from searchpipe._core import TokenStoreWriter
 
         self._settings = settings
-        self._encoder = encoder
         self._tokenizer = tokenizer
         self._prefix = prefix
-        self._known = known
         self._dense_text = TextTemplate(settings.dense_text)
         self._pair_text = TextTemplate(settings.pair_text)
         self._cjk = None if settings.cjk == "auto" else settings.cjk
         self.analyzer = self._make_analyzer()
         self.documents = 0
         self.tokens = 0
-        self.reused = 0
         self._ids = IdWriter(folder, owner)
         self._display = BlobWriter(folder, "fields", owner)
         self._columns = ColumnsWriter(folder / "columns", settings, owner)
         self._lexical = LexicalWriter(folder / "lexical", settings, owner)
-        self._dense = DenseWriter(folder / "dense", settings, encoder.dim, owner)
-        self._keys = TextKeyWriter(folder / "dense", owner)
+        self._vectors = VectorsWriter(folder / "dense", settings, encoder, known, owner)
         self._store: Any = TokenStoreWriter(str(folder / "tokens.bin"), vocab_size=tokenizer.vocab_size)
+        # The last that `owner` is told of is ended first: before the files that they write.
+        self._fields_lane = Lane("fields", owner)
+        self._tokens_lane = Lane("tokens", owner)
+        self._vectors_lane = Lane("vectors", owner)
 
     @property
     def mistyped(self) -> dict[str, int]:
         """Column -> values that were of another type and count as missing."""
         return self._columns.mistyped
 
+    @property
+    def reused(self) -> int:
+        """Products so far whose vector came from the build before."""
+        return self._vectors.reused
+
     def append(self, products: list[Product]) -> None:
-        """Write one chunk of products."""
+        """Hand one chunk of products to the lanes, waiting where one has chunks enough.
+
+        Raises:
+            SearchpipeError, OSError: this chunk or an earlier one cannot be written.
+
+        """
+        self._vectors_lane.put(lambda: self._append_vectors(products))
+        self._tokens_lane.put(lambda: self._append_tokens(products))
+        self._fields_lane.put(lambda: self._append_fields(products))
+        self.documents += len(products)
+
+    def wait(self) -> None:
+        """Return when all chunks are written. Raises as :meth:`append`."""
+        for lane in (self._fields_lane, self._tokens_lane, self._vectors_lane):
+            lane.wait()
+
+    def close(self) -> tuple[DenseInfo, dict[str, ColumnInfo]]:
+        """Finish all files and build the indexes. Raises as :meth:`append`."""
+        self._fields_lane.put(self._close_fields)
+        self._tokens_lane.put(self._close_tokens)
+        self.wait()
+        return self._vectors.close(), self._columns.close()
+
+    def _append_fields(self, products: list[Product]) -> None:
         if self._cjk is None:
             self._cjk = choose_cjk(f"{p.values['title']} {p.values['text']}" for p in products)
             if self._cjk is not None:
@@ -98,22 +120,30 @@ class SnapshotWriters:
         self._display.append([self._shown(product) for product in products])
         self._columns.append(products)
         self._lexical.append(products, self.analyzer.document_terms)
-        self._append_tokens([self._pair_text.render(product.values) for product in products])
-        self._append_vectors([self._prefix + self._dense_text.render(product.values) for product in products])
-        self.documents += len(products)
 
-    def close(self) -> tuple[DenseInfo, dict[str, ColumnInfo]]:
-        """Finish all files and build the indexes."""
+    def _append_tokens(self, products: list[Product]) -> None:
+        limit = self._settings.max_pair_tokens
+        texts = [self._pair_text.render(product.values) for product in products]
+        kept = [ids[:limit] for ids in self._tokenizer.ids_many(texts)]
+        try:
+            self._store.append_many(kept)
+        except RuntimeError as error:
+            raise _unwritable_tokens(error) from error
+        self.tokens += sum(map(len, kept))
+
+    def _append_vectors(self, products: list[Product]) -> None:
+        self._vectors.append([self._prefix + self._dense_text.render(product.values) for product in products])
+
+    def _close_fields(self) -> None:
         self._ids.close()
         self._display.close()
-        columns = self._columns.close()
         self._lexical.close()
-        self._keys.close()
+
+    def _close_tokens(self) -> None:
         try:
             self._store.close()
         except RuntimeError as error:
             raise _unwritable_tokens(error) from error
-        return self._dense.close(), columns
 
     def _make_analyzer(self) -> Analyzer:
         return Analyzer(AnalyzerSpec(languages=self._settings.languages, cjk=self._cjk or "bigram"))
@@ -127,35 +157,6 @@ class SnapshotWriters:
         }
         # What JSON has no form for, such as dates of a Parquet file, is shown as text.
         return msgspec.json.encode(shown, enc_hook=as_text)
-
-    def _append_tokens(self, texts: list[str]) -> None:
-        limit = self._settings.max_pair_tokens
-        try:
-            for ids in self._tokenizer.ids_many(texts):
-                kept = ids[:limit]
-                self._store.append(kept)
-                self.tokens += len(kept)
-        except RuntimeError as error:
-            raise _unwritable_tokens(error) from error
-
-    def _append_vectors(self, texts: list[str]) -> None:
-        keys = text_keys(texts)
-        vectors = np.empty((len(texts), self._encoder.dim), np.float32)
-        fresh = np.arange(len(texts))
-        if self._known is not None:
-            known, found = self._known.find(keys)
-            vectors[known] = found
-            fresh = np.flatnonzero(~known)
-            self.reused += int(known.sum())
-        if len(fresh):
-            made = self._encoder.encode_texts([texts[row] for row in fresh])
-            if made.shape != (len(fresh), self._encoder.dim):
-                raise CatalogError(
-                    f"The encoder gave {made.shape} for {len(fresh)} texts, its dim is {self._encoder.dim}."
-                )
-            vectors[fresh] = made
-        self._dense.append(vectors)
-        self._keys.append(keys)
 
 
 def _unwritable_tokens(error: RuntimeError) -> CatalogError:

@@ -114,6 +114,9 @@ def _type_fused(onnx: Any, model: Any) -> None:
 
     ONNX infers no types for them, and the converter casts only what it knows to be a float.
     """
+    if all(entry.domain != _FUSED_DOMAIN for entry in model.opset_import):
+        # ONNX Runtime's optimizer leaves it out; shape inference refuses what nobody declared.
+        model.opset_import.append(onnx.helper.make_opsetid(_FUSED_DOMAIN, 1))
     known = {info.name for info in (*model.graph.value_info, *model.graph.output)}
     for node in model.graph.node:
         if node.domain != _FUSED_DOMAIN:

@@ -36,7 +36,8 @@ class DeviceArray:
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self._ordinal = device.ordinal
-        self._buffer = _core.DeviceBuffer(device, prod(shape) * self.dtype.itemsize)
+        self.nbytes: int = prod(shape) * self.dtype.itemsize
+        self._memory: _core.DeviceBuffer | None = _core.DeviceBuffer(device, self.nbytes)
 
     @property
     def address(self) -> int:
@@ -44,9 +45,14 @@ class DeviceArray:
         return self._buffer.address
 
     @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return self._buffer.nbytes
+    def _buffer(self) -> _core.DeviceBuffer:
+        if self._memory is None:
+            raise EngineError("The device memory of this array was freed.")
+        return self._memory
+
+    def free(self) -> None:
+        """Give the memory back, whoever holds the array; nothing may be using it. Idempotent."""
+        self._memory = None
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class DeviceVectors:
         self._left = limit
         self._lock = threading.Lock()
         self._places: deque[DeviceArray] = deque()
+        self._made: list[DeviceArray] = []
 
     def take(self) -> DeviceVector | None:
         """Lend a place; None where there is none, or nobody could write it."""
@@ -88,12 +89,17 @@ class DeviceVectors:
                 array = DeviceArray(self._device, (self._dim,))
             except EngineError:
                 return None  # a full device costs a copy, not an answer
+            self._made.append(array)
         return DeviceVector(array, self._places)
 
     def close(self) -> None:
-        """Lend no more, and free what is not lent; the rest is freed as it comes back. Idempotent."""
+        """Lend no more. Idempotent."""
         with self._lock:
             self._left = 0
-        # What is still lent keeps the old list alive, and frees it by ending.
-        places, self._places = self._places, deque()
-        places.clear()
+        self._places = deque()  # what is still lent comes back to the old one
+
+    def free(self) -> None:
+        """Close, and free the device memory, whoever holds a vector; nothing may be using one. Idempotent."""
+        self.close()
+        while self._made:
+            self._made.pop().free()

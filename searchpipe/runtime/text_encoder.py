@@ -22,6 +22,9 @@ class ChainTextEncoder:
         ModelError: the model is no encoder.
     """
 
+    # Of all calls together, well within the queue of a chain: a build makes two calls at once.
+    texts_in_flight = 8192
+
     def __init__(self, local_model: LocalModel, chain: EngineChain, tokenizer: TextTokenizer) -> None:
         if local_model.kind != "encoder":
             raise ModelError(f"Model {local_model.name} is a {local_model.kind}, not an encoder.")

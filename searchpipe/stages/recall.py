@@ -195,8 +195,11 @@ class Recall:
                 continue
             found[source.name] = (docs, scores)
             work.orders[source.name] = docs
+        # Emptied: their tracebacks hold this frame, a cycle that would keep the query's memory.
         if not found and failures:
-            raise EngineError("Every recall source failed.") from failures[0]
+            del failures[1:]
+            raise EngineError("Every recall source failed.") from failures.pop()
+        failures.clear()
         if len(found) > 1:
             found = {s.name: found[s.name] for s in self._sources if s.name in found}
         work.candidates = self._fuse(found)

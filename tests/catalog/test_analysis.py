@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import sys
 import threading
+import unicodedata
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from searchpipe.catalog.analysis import Analyzer, AnalyzerSpec
 from searchpipe.catalog.analysis.analyzer import choose_cjk
-from searchpipe.catalog.analysis.fold import fold
+from searchpipe.catalog.analysis.fold import _ACCENTS, _STROKES, fold
+from searchpipe.catalog.analysis.words import _WORD, Words
 from searchpipe.errors import ConfigError, MissingDependencyError
 
 
@@ -205,3 +207,34 @@ def test_one_analyzer_serves_many_threads() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@given(st.lists(st.text("ab's’-&.,01é\u0301 \t\x1c\x85\u2003_/", max_size=40), min_size=1, max_size=8))
+def test_what_is_known_of_a_string_is_what_a_scan_of_the_whole_text_finds(texts: list[str]) -> None:
+    words = Words(())
+    for text in texts:
+        expected = [
+            piece
+            for word in _WORD.findall(text)
+            for piece in ([word] if word.isalpha() else words.terms(word))
+        ]
+        assert words.terms(text) == words.terms(text) == expected
+
+
+def test_known_strings_are_bounded_and_not_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("searchpipe.catalog.analysis.words._MAX_KNOWN", 10)
+    words = Words(("english",))
+    for number in range(100):
+        assert words.terms(f"shoes{number} running") == [f"shoes{number}", "run"]
+        assert len(words._terms_of) <= 10
+    long = "x" * 65
+    assert words.terms(long) == [long[:64]]
+    assert long not in words._terms_of
+
+
+@given(st.text(max_size=60))
+def test_letters_are_folded_wherever_they_stand(text: str) -> None:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    assert fold(text) == folded.translate(_STROKES).translate(_ACCENTS)

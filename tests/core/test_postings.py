@@ -118,7 +118,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> PostingsIndex:
     # A word of the last documents only, and one of a single block.
     chosen.append(np.arange(count) >= count - 50)
     chosen.append((np.arange(count) // 65536 == 1) & (rng.random(count) < 0.2))
-    documents = [
+    documents: list[Any] = [
         [
             [f"w{word}" for word, has in enumerate(row) for _ in range(repeat if has else 0)],
             ["x"] if row[0] else [],
@@ -205,6 +205,31 @@ def test_terms_of_any_bytes(tmp_path: Path) -> None:
     assert index.search(["茶".encode()], boosts=[1.0], k=9)[0].tolist() == [5]
     assert index.search([b"\xff\xfe"], boosts=[1.0], k=9)[0].tolist() == [7]
     assert index.terms == 8
+
+
+def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    documents = [
+        [
+            [f"w{word}" for word in rng.zipf(1.3, rng.integers(0, 9)) % 500],
+            [b"raw", "\ud800", "茶"][: row % 4],
+        ]
+        for row in range(3000)
+    ]
+    write(tmp_path / "one", documents, 2)
+    with PostingsWriter(tmp_path / "many", fields=2) as writer:
+        writer.append_many(documents[:2000])
+        writer.append_many([])
+        writer.append_many(documents[2000:])
+        assert len(writer) == 3000
+    assert (tmp_path / "many").read_bytes() == (tmp_path / "one").read_bytes()
+    with PostingsWriter(tmp_path / "bad", fields=2) as writer:
+        with pytest.raises(ValueError, match="document 1 has 1 fields, the index 2"):
+            writer.append_many([[["a"], []], [["a"]], [["a"], []]])
+        assert len(writer) == 1
+        with pytest.raises(TypeError, match="pass str or bytes"):
+            writer.append_many([[["a"], []], [["a"], [7]]])  # type: ignore[arg-type]
+        assert len(writer) == 1
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -77,6 +77,26 @@ def test_refused_documents_leave_the_store_as_it_was(tmp_path: Path) -> None:
         TokenStoreWriter(tmp_path / "other", vocab_size=-1)
 
 
+def test_many_documents_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    documents = [rng.integers(0, 30_000, rng.integers(0, 40), dtype=np.int32) for _ in range(2000)]
+    with TokenStoreWriter(tmp_path / "one", vocab_size=30_000) as writer:
+        for ids in documents:
+            writer.append(ids)
+    with TokenStoreWriter(tmp_path / "many", vocab_size=30_000) as writer:
+        writer.append_many(documents[:1500])
+        writer.append_many([])
+        writer.append_many(documents[1500:])
+    assert (tmp_path / "many").read_bytes() == (tmp_path / "one").read_bytes()
+    with TokenStoreWriter(tmp_path / "bad", vocab_size=10) as writer:
+        with pytest.raises(ValueError, match="of document 1 is 10"):
+            writer.append_many([np.zeros(3, np.int32), np.full(1, 10, np.int32), np.zeros(1, np.int32)])
+        assert len(writer) == 1
+        with pytest.raises(TypeError, match="int64, not int32"):
+            writer.append_many([np.zeros(3, np.int32), np.zeros(1, np.int64)])
+        assert len(writer) == 1
+
+
 def test_nothing_is_published_before_close(tmp_path: Path) -> None:
     path = write(tmp_path / "tokens", [[1]])
     writer = TokenStoreWriter(path)

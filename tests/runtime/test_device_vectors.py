@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from searchpipe import _core
+from searchpipe.errors import EngineError
 from searchpipe.recall.fallback import FallbackIndex
 from searchpipe.recall.gpu_index import GpuIndex
 from searchpipe.runtime.device_vectors import DeviceVectors
@@ -29,9 +31,16 @@ def test_a_place_is_used_again_once_nobody_holds_it(device: _core.Device, fake: 
     assert again.address == address
     assert again.host is None
     places.close()
+    assert places.take() is None
+    assert fake.device_bytes() == 2 * 4 * 8  # lent still, and there to be read
+    places.free()
+    assert fake.device_bytes() == 0
+    with pytest.raises(EngineError, match="was freed"):
+        _ = again.address
+    assert again.shape == second.shape == (8,)
+    places.free()
     del again, second
     assert places.take() is None
-    assert fake.device_bytes() == 0
 
 
 def test_nothing_is_lent_to_an_encoder_that_cannot_write_there(

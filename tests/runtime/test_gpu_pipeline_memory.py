@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from searchpipe.errors import ClosedError, ConfigError, DeviceMemoryError, EngineError
 from searchpipe.pipeline import Pipeline
 from searchpipe.recall import open as recall_open
+from searchpipe.runtime.device_vectors import DeviceVector, DeviceVectors
 from tests.conftest import World
 from tests.fakes.cuda_driver import FakeDriver
 from tests.runtime.gpu_world import Config
@@ -26,6 +28,24 @@ def test_everything_is_given_back_and_closing_twice_is_fine(
     pipeline.close()
     with pytest.raises(ClosedError):
         pipeline.search("shoes")
+
+
+def test_closing_frees_what_a_query_left_behind_still_holds(
+    world: World, gpu_config: Config, fake: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[DeviceVector | None] = []
+    take = DeviceVectors.take
+
+    def taken(self: DeviceVectors) -> DeviceVector | None:
+        held.append(take(self))
+        return held[-1]
+
+    monkeypatch.setattr(DeviceVectors, "take", taken)
+    with Pipeline.open(world.snapshot, gpu_config()) as pipeline:
+        for text in world.queries[:3]:
+            pipeline.search(text, budget_ms=math.inf)
+        assert len({vector.address for vector in held if vector is not None}) == 3
+    assert (fake.device_bytes(), fake.pinned_bytes()) == (0, 0)
 
 
 def test_what_fails_half_way_frees_what_was_opened(

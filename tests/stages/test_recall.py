@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -65,6 +68,29 @@ def test_one_dead_source_is_left_out_and_said(make_work):
     assert work.candidates.docs.tolist() == [4, 5]
     assert work.degradations[0].reason == "stage_failed"
     assert "lexical recall (OSError: disk)" in work.degradations[0].given_up
+
+
+@pytest.mark.parametrize("others", [[4, 5], None])
+def test_a_dead_source_leaves_no_garbage(make_work, others):
+    class Dead(Source):
+        def search(self, work, depth, mask):
+            raise OSError("disk")
+
+    sources = [Dead("lexical", [1]), Source("dense", others) if others else Dead("dense", [1])]
+    gc.collect()
+    gc.disable()
+    try:
+        work = make_work()
+        work.vector = np.zeros(3, np.float32)
+        held = weakref.ref(work.vector)
+        try:
+            Recall(sources, no_mask).run(work)
+        except EngineError:
+            assert others is None
+        del work
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_all_sources_dead_is_an_error(make_work):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Letters that Unicode does not decompose, although readers type them without the stroke.
@@ -29,6 +30,8 @@ class _AccentTable(dict[int, str]):
 
 
 _ACCENTS = _AccentTable()
+# Only these change; translating a whole text costs several times what finding them does.
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
 def fold(text: str) -> str:
@@ -37,4 +40,8 @@ def fold(text: str) -> str:
         return text.lower()
     folded = unicodedata.normalize("NFKC", text).casefold()
     # Case folding can undo the composition (of the dotted capital I, for one).
-    return unicodedata.normalize("NFKC", folded).translate(_STROKES).translate(_ACCENTS)
+    return _NOT_ASCII.sub(_without_accents, unicodedata.normalize("NFKC", folded))
+
+
+def _without_accents(letters: re.Match[str]) -> str:
+    return letters.group().translate(_STROKES).translate(_ACCENTS)
