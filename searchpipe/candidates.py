@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from searchpipe import _core
 from searchpipe.arrays import Array, Float32, Int32
+
+
+class Carried(NamedTuple):
+    """Columns for ``docs``, and for no other array of documents."""
+
+    docs: Int32
+    columns: dict[str, Array]
 
 
 @dataclass(slots=True)
@@ -19,10 +27,12 @@ class Candidates:
         docs: int32 ``(n,)``, ordinals into the snapshot, each at most once.
         scores: name of a stage's score -> float32 ``(n,)``; NaN where that
             stage did not see the document.
+        carried: what was made ready for these documents before their order was known, see :meth:`carry`.
     """
 
     docs: Int32
     scores: dict[str, Float32] = field(default_factory=dict)
+    carried: Carried | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.docs)
@@ -38,8 +48,24 @@ class Candidates:
         """
         if rows.dtype != np.int32:
             rows = (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int32)
-        docs, columns = _core.take(self.docs, list(self.scores.values()), rows, rest=rest)
-        return Candidates(docs, dict(zip(self.scores, columns, strict=True)))
+        scores, beside = self.scores, self.beside()
+        docs, columns = _core.take(self.docs, [*scores.values(), *beside.values()], rows, rest=rest)
+        if not beside:
+            return Candidates(docs, dict(zip(scores, columns, strict=True)))
+        carried = Carried(docs, dict(zip(beside, columns[len(scores) :], strict=True)))
+        return Candidates(docs, dict(zip(scores, columns, strict=False)), carried)
+
+    def carry(self, name: str, column: Array) -> None:
+        """Keep ``column``, ``(n,)``, beside these documents, into whatever order :meth:`take` brings them."""
+        carried = self.carried
+        if carried is None or carried.docs is not self.docs:
+            carried = self.carried = Carried(self.docs, {})
+        carried.columns[name] = column
+
+    def beside(self) -> Mapping[str, Array]:
+        """What is carried, name -> ``(n,)``; nothing if the documents were replaced since."""
+        carried = self.carried
+        return carried.columns if carried is not None and carried.docs is self.docs else {}
 
     @classmethod
     def empty(cls) -> Candidates:

@@ -47,11 +47,17 @@ class Deadline:
         budget_ms: milliseconds from now; ``math.inf`` for no limit.
         clock: monotonic seconds.
 
+    Attributes:
+        budget_s: the whole budget in seconds, ``inf`` for no limit.
+        unlimited: whether there is no limit.
+        start: when the query began, on ``clock``.
+        due: when the budget is spent, on ``time.perf_counter``; ``-inf`` if ``clock`` is another one.
+
     Raises:
         QueryError: the budget is NaN, zero, negative or over :data:`MAX_BUDGET_MS`.
     """
 
-    __slots__ = ("_cancelled", "_clock", "_leave", "budget_s", "start")
+    __slots__ = ("_cancelled", "_clock", "_leave", "budget_s", "due", "start", "unlimited")
 
     def __init__(self, budget_ms: float, clock: Clock = time.perf_counter) -> None:
         if not isinstance(budget_ms, int | float) or isinstance(budget_ms, bool):
@@ -65,7 +71,9 @@ class Deadline:
         self._cancelled = False
         self._leave: list[Callable[[], object]] = []
         self.budget_s = budget_ms / 1000.0
+        self.unlimited = math.isinf(self.budget_s)
         self.start = clock()
+        self.due = self.start + self.budget_s if clock is time.perf_counter else -math.inf
 
     def elapsed(self) -> float:
         """Seconds since the query began."""
@@ -74,11 +82,6 @@ class Deadline:
     def remaining(self) -> float:
         """Seconds left; negative once late, ``inf`` without a limit."""
         return self.budget_s - (self._clock() - self.start)
-
-    @property
-    def unlimited(self) -> bool:
-        """Whether there is no limit."""
-        return math.isinf(self.budget_s)
 
     def cancel(self) -> None:
         """Tell the stages, and whoever waits for the query, that nobody waits for the answer any more."""
