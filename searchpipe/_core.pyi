@@ -178,6 +178,20 @@ def blend_opinion(
     weight: float,
     count: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]: ...
+def log_odds_against(logits: NDArray[np.float32], *, temperature: float) -> NDArray[np.float32]: ...
+def reorder_by_opinion(
+    docs: NDArray[np.int32],
+    columns: Sequence[NDArray[Any]],
+    logits: NDArray[np.float32],
+    odds_against: NDArray[np.float32],
+    prior: NDArray[np.float32],
+    *,
+    weight: float,
+) -> tuple[NDArray[np.int32], list[NDArray[Any]], NDArray[np.float32], NDArray[np.float32]]: ...
+def feature_matrix(
+    docs: NDArray[np.int32],
+    parts: Sequence[tuple[Literal["scaled", "by document", "by place"], NDArray[Any]] | None],
+) -> NDArray[np.float32]: ...
 def places_in(docs: NDArray[np.int32], orders: Sequence[NDArray[np.int32]]) -> list[list[int]]: ...
 def take(
     docs: NDArray[np.int32],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,12 +48,34 @@ class Candidates:
         """
         if rows.dtype != np.int32:
             rows = (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int32)
-        scores, beside = self.scores, self.beside()
-        docs, columns = _core.take(self.docs, [*scores.values(), *beside.values()], rows, rest=rest)
-        if not beside:
-            return Candidates(docs, dict(zip(scores, columns, strict=True)))
-        carried = Carried(docs, dict(zip(beside, columns[len(scores) :], strict=True)))
-        return Candidates(docs, dict(zip(scores, columns, strict=False)), carried)
+        return self._made_of(*_core.take(self.docs, self._columns(), rows, rest=rest))
+
+    def reordered(
+        self, name: str, logits: Float32, odds_against: Float32, prior: Float32, weight: float
+    ) -> Candidates:
+        """All candidates by a model's opinion on the first of them and their places; one logit is finite.
+
+        See :func:`searchpipe._core.reorder_by_opinion`. The logits are kept under ``name``, what the order was
+        made from under ``blend``.
+        """
+        docs, columns, opinion, blended = _core.reorder_by_opinion(
+            self.docs, self._columns(), logits, odds_against, prior, weight=weight
+        )
+        made = self._made_of(docs, columns)
+        made.scores[name] = opinion
+        made.scores["blend"] = blended
+        return made
+
+    def _columns(self) -> list[Array]:
+        return [*self.scores.values(), *self.beside().values()]
+
+    def _made_of(self, docs: Int32, columns: Sequence[Array]) -> Candidates:
+        """Candidates with what has become of ``_columns``."""
+        beside = self.beside()
+        made = Candidates(docs, dict(zip(self.scores, columns, strict=not beside)))
+        if beside:
+            made.carried = Carried(docs, dict(zip(beside, columns[len(self.scores) :], strict=True)))
+        return made
 
     def carry(self, name: str, column: Array) -> None:
         """Keep ``column``, ``(n,)``, beside these documents, into whatever order :meth:`take` brings them."""

@@ -93,6 +93,16 @@ void scale_to_unit(std::span<const float> column, std::span<float> out) { scale(
 
 void scale_to_unit(std::span<const double> column, std::span<float> out) { scale(column, out); }
 
+void log_odds_against(std::span<const float> logits, float temperature, std::span<float> out) {
+  constexpr float kMost = 30.0F;
+  check_parallel(logits.size(), out.size(), "logits and out");
+  const float divisor = -temperature;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const float odds = logits[i] / divisor;
+    out[i] = odds < -kMost ? -kMost : odds > kMost ? kMost : odds;
+  }
+}
+
 Blend blend_opinion(std::span<const float> logits, std::span<const float> odds_against,
                     std::span<const float> prior, float weight, std::size_t count) {
   check_parallel(logits.size(), odds_against.size(), "logits and odds_against");

@@ -191,16 +191,9 @@ class Score:
 
     def _blend(self, candidates: Candidates, logits: Float32) -> Candidates:
         # odds against = exp(-logit / temperature); NaN stays NaN.
-        odds = logits / -self._temperature
-        np.minimum(np.maximum(odds, -30.0, out=odds), 30.0, out=odds)
+        odds = _core.log_odds_against(logits, temperature=self._temperature)
         np.exp(odds, out=odds)
-        prior = self._prior[: len(logits)]
-        column, blended, order = _core.blend_opinion(
-            logits, odds, prior, weight=self._weight, count=len(candidates)
-        )
-        candidates.scores["score"] = column
-        candidates.scores["blend"] = blended
-        return candidates.take(order)
+        return candidates.reordered(self.name, logits, odds, self._prior, self._weight)
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
