@@ -111,7 +111,7 @@ def replaced(owner: Any, name: str, method: Any) -> Iterator[None]:
 
 
 def parts(pipeline: Pipeline, texts: list[str], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of this thread before a query's pairs are given, in the gap, and since the scores are back."""
+    """CPU seconds of a query before its pairs are given, in the gap, and since the scores are back."""
     found: dict[str, list[float]] = defaultdict(list)
     submit, wait, prepare = _core.Scorer.submit_pairs, _core.Ticket.wait, Work.prepare_later
     begin = back = 0.0

@@ -79,7 +79,8 @@ class StageRunner:
         spans: list[tuple[str, float, float, int, int, str, int]] = []
         end, n_out = deadline.elapsed(), _size(work)
         for place, stage in enumerate(self.stages):
-            deadline.check_cancelled()
+            if deadline.cancelled:
+                raise QueryCancelled
             begin, n_in = end, n_out
             work.reserve_s, work.later = reserves[place], self._later[place]
             end = self._run_stage(place, stage, work, begin)
@@ -102,7 +103,7 @@ class StageRunner:
         if without and stage.name in without:
             work.decision = "switched off"
             return deadline.elapsed()
-        missing = [slot for slot in stage.reads if not work.holds(slot)]
+        missing = [slot for slot in stage.reads if not work.holds(slot)] if stage.reads else None
         if missing:
             # An earlier stage that gave up has said why, or was not wanted; this one only follows.
             if not without and not any(d.stage != stage.name for d in work.degradations):
@@ -189,4 +190,4 @@ def check_stages(stages: Sequence[Stage]) -> None:
 def _size(work: Work) -> int:
     if work.hits is not None:
         return len(work.hits)
-    return len(work.candidates) if work.candidates is not None else 0
+    return len(work.candidates.docs) if work.candidates is not None else 0

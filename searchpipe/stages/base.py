@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from searchpipe.deadline import QueryCancelled
 from searchpipe.page import Degradation, Hit
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class Work:
         vector: float32 ``(d,)``, the query's embedding; None until known or if given up.
         device_vector: ``vector`` in device memory too, if the encoder left it there.
         early: stage -> what it began before the first stage ran (:class:`EarlyStage`).
-        later: the stages after the running one that can prepare (:class:`PreparingStage`); set by the pipeline.
+        later: the stages after the running one that can prepare (:class:`PreparingStage`); set by the
+            pipeline.
         candidates: best first; None until recalled.
         hits: the finished page; None until built.
         orders: source or stage -> int32 documents in the order that it gave them.
@@ -173,14 +175,30 @@ class _Step:
         self._choice = choice
 
     def __enter__(self) -> None:
-        self._work.deadline.check_cancelled()
-        self._begin = self._work.mark(choice=self._choice)
+        work = self._work
+        if work.deadline.cancelled:
+            raise QueryCancelled
+        if self._choice:
+            # As `mark`, without the call: there are more steps in a query than anything else.
+            now = self._begin = time.perf_counter()
+            if now - work.marked > work.longest_step_s:
+                work.longest_step_s = now - work.marked
+            work.marked = now
+        else:
+            self._begin = work.mark()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         work = self._work
-        work.costs.observe(self._kind, self._size, work.mark() - self._begin)
+        now = time.perf_counter()
+        if now < work.deadline.due:  # as `mark`
+            if now - work.marked > work.longest_step_s:
+                work.longest_step_s = now - work.marked
+            work.marked = now
+        else:
+            work.mark()
+        work.costs.observe(self._kind, self._size, now - self._begin)
 
 
 @runtime_checkable
@@ -240,7 +258,7 @@ class PreparingStage(Protocol):
 
         Called on the query's own thread, at most once, perhaps never, while ``work.stage`` is another stage's
         name. It writes no slot, degrades nothing, and keeps what it finds beside the candidates
-        (:meth:`searchpipe.candidates.Candidates.carry`), which may have another order when ``run`` comes, or be
-        others altogether. What it raises is ignored.
+        (:meth:`searchpipe.candidates.Candidates.carry`), which may have another order when ``run`` comes,
+        or be others altogether. What it raises is ignored.
         """
         ...
