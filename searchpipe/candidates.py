@@ -48,34 +48,32 @@ class Candidates:
         """
         if rows.dtype != np.int32:
             rows = (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int32)
-        return self._made_of(*_core.take(self.docs, self._columns(), rows, rest=rest))
+        columns = [*self.scores.values(), *self.beside().values()]
+        return self._made_of(*_core.take(self.docs, columns, rows, rest=rest))
 
     def reordered(
         self, name: str, logits: Float32, odds_against: Float32, prior: Float32, weight: float
     ) -> Candidates:
         """All candidates by a model's opinion on the first of them and their places; one logit is finite.
 
-        See :func:`searchpipe._core.reorder_by_opinion`. The logits are kept under ``name``, what the order was
-        made from under ``blend``.
+        See :func:`searchpipe._core.reorder_by_opinion`. The logits are kept under ``name``, what the order
+        was made from under ``blend``.
         """
+        columns = [*self.scores.values(), *self.beside().values()]
         docs, columns, opinion, blended = _core.reorder_by_opinion(
-            self.docs, self._columns(), logits, odds_against, prior, weight=weight
+            self.docs, columns, logits, odds_against, prior, weight=weight
         )
         made = self._made_of(docs, columns)
         made.scores[name] = opinion
         made.scores["blend"] = blended
         return made
 
-    def _columns(self) -> list[Array]:
-        return [*self.scores.values(), *self.beside().values()]
-
     def _made_of(self, docs: Int32, columns: Sequence[Array]) -> Candidates:
-        """Candidates with what has become of ``_columns``."""
-        beside = self.beside()
-        made = Candidates(docs, dict(zip(self.scores, columns, strict=not beside)))
-        if beside:
-            made.carried = Carried(docs, dict(zip(beside, columns[len(self.scores) :], strict=True)))
-        return made
+        """Candidates with what has become of the columns of ``scores`` and of those beside them."""
+        if self.carried is None or not (beside := self.beside()):
+            return Candidates(docs, dict(zip(self.scores, columns, strict=True)))
+        carried = Carried(docs, dict(zip(beside, columns[len(self.scores) :], strict=True)))
+        return Candidates(docs, dict(zip(self.scores, columns, strict=False)), carried)
 
     def carry(self, name: str, column: Array) -> None:
         """Keep ``column``, ``(n,)``, beside these documents, into whatever order :meth:`take` brings them."""

@@ -123,7 +123,10 @@ class StageRunner:
             return deadline.elapsed()
         before = len(work.degradations)
         try:
-            with nvtx.range(self._ranges[place]):
+            if nvtx.enabled():
+                with nvtx.range(self._ranges[place]):
+                    stage.run(work)
+            else:
                 stage.run(work)
         except BaseException as error:
             if breaker is not None:

@@ -69,6 +69,10 @@ RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float>
     if (ids[i] >= 0 && ids[i] < count) places.push_back(i);
   }
   std::vector<std::uint64_t> keys(places.size());
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    keys[i] = order_key(scores[places[i]], static_cast<std::uint32_t>(ids[places[i]]));
+  }
+  const bool in_order = std::is_sorted(keys.begin(), keys.end());  // as an exact index gives them
   std::vector<std::size_t> before;
   const auto sort_by = [&](auto key_of) {
     for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = std::uint64_t{key_of(places[i])} << 32 | i;
@@ -76,8 +80,10 @@ RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float>
     before = places;
     for (std::size_t i = 0; i < keys.size(); ++i) places[i] = before[static_cast<std::uint32_t>(keys[i])];
   };
-  sort_by([&](std::size_t place) { return static_cast<std::uint32_t>(ids[place]); });
-  sort_by([&](std::size_t place) { return descending_key(scores[place]); });
+  if (!in_order) {
+    sort_by([&](std::size_t place) { return static_cast<std::uint32_t>(ids[place]); });
+    sort_by([&](std::size_t place) { return descending_key(scores[place]); });
+  }
   places.resize(std::min(places.size(), limit));
   RankedDocuments found;
   found.docs.reserve(places.size());

@@ -114,7 +114,7 @@ class Diversify:
             return
         docs = candidates.docs[:n]
         with work.step(self.name, n * k):
-            picked, relaxed = self._select(docs, k, candidates.beside())
+            picked, relaxed = self._select(docs, k, candidates.beside() if self._quotas else {})
         work.candidates = candidates.take(picked, rest=True)
         work.orders["diversify"] = work.candidates.docs
         changed = sum(map(ne, picked.tolist(), range(k)))
