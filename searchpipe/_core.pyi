@@ -1,13 +1,15 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, final
+from typing import Any, Literal, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from searchpipe.errors import EngineError
+
+_T = TypeVar("_T")
 
 @final
 class TokenStoreWriter:
@@ -178,6 +180,20 @@ def blend_opinion(
     weight: float,
     count: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]: ...
+def log_odds_against(logits: NDArray[np.float32], *, temperature: float) -> NDArray[np.float32]: ...
+def reorder_by_opinion(
+    docs: NDArray[np.int32],
+    columns: Sequence[NDArray[Any]],
+    logits: NDArray[np.float32],
+    odds_against: NDArray[np.float32],
+    prior: NDArray[np.float32],
+    *,
+    weight: float,
+) -> tuple[NDArray[np.int32], list[NDArray[Any]], NDArray[np.float32], NDArray[np.float32]]: ...
+def feature_matrix(
+    docs: NDArray[np.int32],
+    parts: Sequence[tuple[Literal["scaled", "by document", "by place"], NDArray[Any]] | None],
+) -> NDArray[np.float32]: ...
 def places_in(docs: NDArray[np.int32], orders: Sequence[NDArray[np.int32]]) -> list[list[int]]: ...
 def take(
     docs: NDArray[np.int32],
@@ -186,6 +202,19 @@ def take(
     *,
     rest: bool = False,
 ) -> tuple[NDArray[np.int32], list[NDArray[np.float32]]]: ...
+def place_reasons(
+    docs: NDArray[np.int32], orders: Mapping[str, NDArray[np.int32]], *, sources: Sequence[str], fused: str
+) -> list[tuple[str, ...]]: ...
+def score_rows(columns: Mapping[str, NDArray[Any]], *, rows: int) -> list[dict[str, float]]: ...
+def slotted(cls: type[_T], rows: Iterable[tuple[Any, ...]]) -> list[_T]: ...
+
+class CostModel:
+    def __init__(self, *, rise: float = 0.4, fall: float = 0.1, margin: float = 2.0) -> None: ...
+    def observe(self, stage: str, size: float, seconds: float) -> None: ...
+    def predict(self, stage: str, size: float) -> float | None: ...
+    def largest_within(self, stage: str, size_of_one: float, limit: int, seconds: float) -> int: ...
+    def relax_at(self, stage: str, size: float, now: float) -> None: ...
+    def snapshot(self) -> dict[str, dict[float, float]]: ...
 
 @final
 class Histogram:
@@ -236,6 +265,7 @@ def mmr(
     trade_off: float = 0.7,
     normalize: Literal["minmax", "none"] = "minmax",
     quotas: Sequence[Quota] | None = None,
+    rows: NDArray[np.int32] | None = None,
 ) -> Selection: ...
 def dpp(
     relevance: NDArray[np.float32],
@@ -244,6 +274,7 @@ def dpp(
     k: int,
     trade_off: float = 0.7,
     quotas: Sequence[Quota] | None = None,
+    rows: NDArray[np.int32] | None = None,
 ) -> Selection: ...
 def by_relevance(
     relevance: NDArray[np.float32], *, k: int, quotas: Sequence[Quota] | None = None

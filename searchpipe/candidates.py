@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from searchpipe import _core
 from searchpipe.arrays import Array, Float32, Int32
+
+
+class Carried(NamedTuple):
+    """Columns for ``docs``, and for no other array of documents."""
+
+    docs: Int32
+    columns: dict[str, Array]
 
 
 @dataclass(slots=True)
@@ -19,10 +27,12 @@ class Candidates:
         docs: int32 ``(n,)``, ordinals into the snapshot, each at most once.
         scores: name of a stage's score -> float32 ``(n,)``; NaN where that
             stage did not see the document.
+        carried: what was made ready for these documents before their order was known, see :meth:`carry`.
     """
 
     docs: Int32
     scores: dict[str, Float32] = field(default_factory=dict)
+    carried: Carried | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.docs)
@@ -38,8 +48,44 @@ class Candidates:
         """
         if rows.dtype != np.int32:
             rows = (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int32)
-        docs, columns = _core.take(self.docs, list(self.scores.values()), rows, rest=rest)
-        return Candidates(docs, dict(zip(self.scores, columns, strict=True)))
+        columns = [*self.scores.values(), *self.beside().values()]
+        return self._made_of(*_core.take(self.docs, columns, rows, rest=rest))
+
+    def reordered(
+        self, name: str, logits: Float32, odds_against: Float32, prior: Float32, weight: float
+    ) -> Candidates:
+        """All candidates by a model's opinion on the first of them and their places; one logit is finite.
+
+        See :func:`searchpipe._core.reorder_by_opinion`. The logits are kept under ``name``, what the order
+        was made from under ``blend``.
+        """
+        columns = [*self.scores.values(), *self.beside().values()]
+        docs, columns, opinion, blended = _core.reorder_by_opinion(
+            self.docs, columns, logits, odds_against, prior, weight=weight
+        )
+        made = self._made_of(docs, columns)
+        made.scores[name] = opinion
+        made.scores["blend"] = blended
+        return made
+
+    def _made_of(self, docs: Int32, columns: Sequence[Array]) -> Candidates:
+        """Candidates with what has become of the columns of ``scores`` and of those beside them."""
+        if self.carried is None or not (beside := self.beside()):
+            return Candidates(docs, dict(zip(self.scores, columns, strict=True)))
+        carried = Carried(docs, dict(zip(beside, columns[len(self.scores) :], strict=True)))
+        return Candidates(docs, dict(zip(self.scores, columns, strict=False)), carried)
+
+    def carry(self, name: str, column: Array) -> None:
+        """Keep ``column``, ``(n,)``, beside these documents, into whatever order :meth:`take` brings them."""
+        carried = self.carried
+        if carried is None or carried.docs is not self.docs:
+            carried = self.carried = Carried(self.docs, {})
+        carried.columns[name] = column
+
+    def beside(self) -> Mapping[str, Array]:
+        """What is carried, name -> ``(n,)``; nothing if the documents were replaced since."""
+        carried = self.carried
+        return carried.columns if carried is not None and carried.docs is self.docs else {}
 
     @classmethod
     def empty(cls) -> Candidates:

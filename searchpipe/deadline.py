@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Final
 
 from searchpipe.errors import QueryError
@@ -47,11 +48,18 @@ class Deadline:
         budget_ms: milliseconds from now; ``math.inf`` for no limit.
         clock: monotonic seconds.
 
+    Attributes:
+        budget_s: the whole budget in seconds, ``inf`` for no limit.
+        unlimited: whether there is no limit.
+        start: when the query began, on ``clock``.
+        due: when the budget is spent, on ``time.perf_counter``; ``-inf`` if ``clock`` is another one.
+        cancelled: whether the caller has left; see :meth:`cancel`.
+
     Raises:
         QueryError: the budget is NaN, zero, negative or over :data:`MAX_BUDGET_MS`.
     """
 
-    __slots__ = ("_cancelled", "_clock", "_leave", "budget_s", "start")
+    __slots__ = ("_clock", "_leave", "budget_s", "cancelled", "due", "start", "unlimited")
 
     def __init__(self, budget_ms: float, clock: Clock = time.perf_counter) -> None:
         if not isinstance(budget_ms, int | float) or isinstance(budget_ms, bool):
@@ -62,10 +70,12 @@ class Deadline:
                 cure="Give milliseconds, or math.inf for no limit.",
             )
         self._clock = clock
-        self._cancelled = False
+        self.cancelled = False
         self._leave: list[Callable[[], object]] = []
         self.budget_s = budget_ms / 1000.0
+        self.unlimited = math.isinf(self.budget_s)
         self.start = clock()
+        self.due = self.start + self.budget_s if clock is time.perf_counter else -math.inf
 
     def elapsed(self) -> float:
         """Seconds since the query began."""
@@ -75,38 +85,45 @@ class Deadline:
         """Seconds left; negative once late, ``inf`` without a limit."""
         return self.budget_s - (self._clock() - self.start)
 
-    @property
-    def unlimited(self) -> bool:
-        """Whether there is no limit."""
-        return math.isinf(self.budget_s)
-
     def cancel(self) -> None:
         """Tell the stages, and whoever waits for the query, that nobody waits for the answer any more."""
-        self._cancelled = True
+        self.cancelled = True
         for leave in tuple(self._leave):
             leave()
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether the caller has left."""
-        return self._cancelled
-
-    @contextmanager
-    def on_cancel(self, leave: Callable[[], object]) -> Iterator[None]:
-        """Have ``leave`` called if the caller leaves while the body runs, or has left already.
+    def on_cancel(self, leave: Callable[[], object]) -> AbstractContextManager[None]:
+        """Have ``leave`` called if the caller leaves while the body of a ``with`` runs, or has left already.
 
         On the thread that cancels, perhaps an event loop's, so it must be quick; perhaps twice. It must
         not raise.
         """
-        self._leave.append(leave)
-        try:
-            if self._cancelled:  # before `cancel` could see it
-                leave()
-            yield
-        finally:
-            self._leave.remove(leave)
+        return _Leaving(self, leave)
 
     def check_cancelled(self) -> None:
         """Raise :class:`QueryCancelled` if the caller has left."""
-        if self._cancelled:
+        if self.cancelled:
             raise QueryCancelled
+
+
+class _Leaving:
+    """A class because a generator would cost twice as much. One thread."""
+
+    __slots__ = ("_deadline", "_leave")
+
+    def __init__(self, deadline: Deadline, leave: Callable[[], object]) -> None:
+        self._deadline = deadline
+        self._leave = leave
+
+    def __enter__(self) -> None:
+        self._deadline._leave.append(self._leave)
+        if self._deadline.cancelled:  # before `cancel` could see it
+            try:
+                self._leave()
+            except BaseException:
+                self._deadline._leave.remove(self._leave)
+                raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._deadline._leave.remove(self._leave)

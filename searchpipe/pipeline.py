@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,8 @@ class Pipeline:
         self._snapshot = snapshot
         self._gpu = gpu
         self._answers = Answers.of(self._runner, self._config, snapshot)
-        self._lock = threading.Condition()
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)  # told when nothing runs any more, while closing
         self._running = 0
         self._closed = self._forked = False
         self._room: Reception | None = None
@@ -276,7 +277,7 @@ class Pipeline:
             return
         with self._lock:
             self._closed = True
-            self._lock.wait_for(lambda: self._running == 0)
+            self._idle.wait_for(lambda: self._running == 0)
             room, self._room = self._room, None
         if room is not None:
             room.close()
@@ -314,30 +315,25 @@ class Pipeline:
         return AdmittedWork(query, deadline, self._runner.costs)
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:
-        with self._entered():
+        with self._lock:
+            self._check_usable()
+            self._running += 1
+        try:
             page = self._answers.run(work)
             if told:
                 self._observers.answered(page)
             return page
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._closed and not self._running:
+                    self._idle.notify_all()
 
     def _check_usable(self) -> None:
         if self._forked:
             raise ForkedError
         if self._closed:
             raise ClosedError("The pipeline was closed.", cure="Open a new one.")
-
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
-        with self._lock:
-            self._check_usable()
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= 1
-                if not self._running:
-                    self._lock.notify_all()
 
     def _reception(self) -> Reception:
         with self._lock:

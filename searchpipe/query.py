@@ -56,7 +56,9 @@ def clean_text(text: str, max_chars: int) -> str:
             f"The query has {len(text)} characters; the limit is {max_chars}.",
             cure="Shorten it, or raise pipeline.max_query_chars.",
         )
-    cleaned = " ".join(_CONTROLS.sub(" ", _SURROGATES.sub("\ufffd", text)).split())
+    plain = text.isascii() and text.isprintable()
+    line = text if plain else _CONTROLS.sub(" ", _SURROGATES.sub("\ufffd", text))
+    cleaned = " ".join(line.split())
     if not cleaned:
         raise QueryError(
             f"The query {text[:40]!r} holds no text.", cure="Give at least one visible character."

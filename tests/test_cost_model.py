@@ -104,3 +104,73 @@ def test_a_cold_start_is_forgotten_quickly():
     costs.observe("s", 10, 0.1)
     costs.observe("s", 10, 0.001)
     assert costs.predict("s", 10) < 0.002
+
+
+class Reference:
+    """The model by its definition, one bucket after the other."""
+
+    def __init__(self, rise, fall, margin):
+        self.rise, self.fall, self.margin = rise, fall, margin
+        self.buckets = {}
+
+    @staticmethod
+    def key(size):
+        return round(2 * math.log2(max(size, 1e-9)))
+
+    def observe(self, size, seconds):
+        key = self.key(size)
+        if key not in self.buckets:
+            self.buckets[key] = [size, seconds, 0.25 * seconds, 1]
+            return
+        typical, mean, deviation, seen = self.buckets[key]
+        settled = seen >= 8
+        if not settled and seconds < mean / 2:
+            self.buckets[key] = [size, seconds, 0.25 * seconds, seen + 1]
+            return
+        error = (min(seconds, 4 * mean) if settled else seconds) - mean
+        weight = self.rise if error > 0 else self.fall
+        typical += weight * (size - typical)
+        deviation += weight * (abs(error) - deviation)
+        self.buckets[key] = [typical, mean + weight * error, deviation, seen + 1]
+
+    def predict(self, size):
+        if not self.buckets:
+            return None
+        key = self.key(size)
+        typical, mean, deviation, _ = self.buckets[min(self.buckets, key=lambda k: (abs(k - key), -k))]
+        return (mean + self.margin * deviation) * max(1.0, size / typical)
+
+
+@given(
+    st.lists(st.tuples(sizes, times), max_size=60),
+    sizes,
+    st.floats(0.05, 1.0),
+    st.floats(0.05, 1.0),
+    st.floats(0.0, 4.0),
+)
+def test_it_is_what_its_definition_says(seen, size, rise, fall, margin):
+    costs, reference = CostModel(rise=rise, fall=fall, margin=margin), Reference(rise, fall, margin)
+    for s, t in seen:
+        costs.observe("s", s, t)
+        reference.observe(s, t)
+    assert costs.predict("s", size) == reference.predict(size)
+    known = {typical: mean for _, (typical, mean, _, _) in sorted(reference.buckets.items())}
+    assert costs.snapshot() == ({"s": known} if known else {})
+
+
+@pytest.mark.parametrize("size", [math.nan, math.inf])
+def test_a_size_that_is_no_number_is_refused(size):
+    costs = CostModel()
+    assert costs.predict("s", size) is None
+    costs.observe("s", 10, 0.1)
+    with pytest.raises(ValueError, match="it must be finite"):
+        costs.predict("s", size)
+
+
+def test_stages_do_not_mix_and_any_name_will_do():
+    costs = CostModel()
+    costs.observe("näme \N{PILE OF POO}", 10, 0.1)
+    costs.observe("", 10, 0.2)
+    assert set(costs.snapshot()) == {"", "näme \N{PILE OF POO}"}
+    assert costs.predict("other", 10) is None
+    assert costs.predict("", 10) > 0.19

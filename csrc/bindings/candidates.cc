@@ -79,6 +79,24 @@ py::array_t<T> gathered(std::span<const T> values, std::span<const std::int32_t>
   return out;
 }
 
+// The columns at the rows of `order`, which are all within `count`.
+py::list taken_columns(const py::sequence& columns, std::span<const std::int32_t> order, std::size_t count) {
+  py::list taken;
+  for (const py::handle column : columns) {
+    if (!py::isinstance<py::array_t<float>>(column)) {  // a stage of the user's own may keep anything
+      taken.append(column[to_array(std::vector<std::int32_t>(order.begin(), order.end()))]);
+      continue;
+    }
+    const Scores values = input_vector<float>(column, "columns[" + std::to_string(taken.size()) + "]");
+    if (values.span().size() != count) {
+      throw py::value_error(message("columns[", taken.size(), "] has ", values.span().size(), " values for ",
+                                    count, " candidates; both must be parallel"));
+    }
+    taken.append(gathered(values.span(), order));
+  }
+  return taken;
+}
+
 py::tuple take(const py::object& docs, const py::sequence& columns, const py::object& rows, bool rest) {
   const Docs documents = input_vector<std::int32_t>(docs, "docs");
   const Docs chosen = input_vector<std::int32_t>(rows, "rows");
@@ -94,20 +112,77 @@ py::tuple take(const py::object& docs, const py::sequence& columns, const py::ob
       throw py::index_error(message("row ", row, " is outside of 0..", count, " candidates"));
     }
   }
-  py::list taken;
-  for (const py::handle column : columns) {
-    if (!py::isinstance<py::array_t<float>>(column)) {  // a stage of the user's own may keep anything
-      taken.append(column[to_array(std::vector<std::int32_t>(order.begin(), order.end()))]);
-      continue;
-    }
-    const Scores values = input_vector<float>(column, "columns[" + std::to_string(taken.size()) + "]");
-    if (values.span().size() != count) {
-      throw py::value_error(message("columns[", taken.size(), "] has ", values.span().size(), " values for ",
-                                    count, " candidates; both must be parallel"));
-    }
-    taken.append(gathered(values.span(), order));
+  return py::make_tuple(gathered(documents.span(), order), taken_columns(columns, order, count));
+}
+
+py::array_t<float> odds(const py::object& logits, float temperature) {
+  const Scores values = input_vector<float>(logits, "logits");
+  py::array_t<float> out = new_array<float>(values.span().size());
+  log_odds_against(values.span(), temperature, {out.mutable_data(), values.span().size()});
+  return out;
+}
+
+py::tuple reorder(const py::object& docs, const py::sequence& columns, const py::object& logits,
+                  const py::object& odds_against, const py::object& prior, float weight) {
+  const Docs documents = input_vector<std::int32_t>(docs, "docs");
+  const std::size_t count = documents.span().size();
+  const Scores opinions = input_vector<float>(logits, "logits");
+  const Scores against = input_vector<float>(odds_against, "odds_against");
+  const Scores before = input_vector<float>(prior, "prior");
+  if (before.span().size() < opinions.span().size()) {
+    throw py::value_error(message("prior has ", before.span().size(), " values for ", opinions.span().size(),
+                                  " logits; it must not be shorter"));
   }
-  return py::make_tuple(gathered(documents.span(), order), taken);
+  const Blend blend = blend_opinion(opinions.span(), against.span(),
+                                    before.span().first(opinions.span().size()), weight, count);
+  return py::make_tuple(gathered(documents.span(), blend.order), taken_columns(columns, blend.order, count),
+                        gathered(std::span<const float>(blend.logits), blend.order),
+                        gathered(std::span<const float>(blend.blended), blend.order));
+}
+
+// How a feature's column is made of what was given for it.
+void fill_feature(const std::string& how, const py::object& given, const Docs& docs, std::span<float> out) {
+  if (how == "scaled" && py::isinstance<py::array_t<double>>(given)) {
+    scale_to_unit(input_vector<double>(given, how).span(), out);
+    return;
+  }
+  const Scores values = input_vector<float>(given, how);
+  if (how == "scaled") {
+    scale_to_unit(values.span(), out);
+  } else if (how == "by document") {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const std::int32_t doc = docs.span()[i];
+      if (doc < 0 || static_cast<std::size_t>(doc) >= values.span().size()) {
+        throw py::index_error(message("document ", doc, " is outside of 0..", values.span().size()));
+      }
+      out[i] = values.span()[static_cast<std::size_t>(doc)];
+    }
+  } else if (how == "by place" && values.span().size() >= out.size()) {
+    std::copy_n(values.span().begin(), out.size(), out.begin());
+  } else {
+    throw py::value_error("a feature is '" + how + "' of " + std::to_string(values.span().size()) +
+                          " values; it must be 'scaled', 'by document', or 'by place' of enough");
+  }
+}
+
+py::array_t<float> features(const py::object& docs, const py::sequence& parts) {
+  const Docs documents = input_vector<std::int32_t>(docs, "docs");
+  const std::size_t count = documents.span().size();
+  const std::size_t width = parts.size();
+  py::array_t<float> matrix({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(width)});
+  float* const cells = matrix.mutable_data();
+  std::vector<float> column(count);
+  for (std::size_t place = 0; place < width; ++place) {
+    const py::object part = parts[place];
+    if (part.is_none()) {
+      std::fill(column.begin(), column.end(), 0.0F);
+    } else {
+      const auto pair = part.cast<std::pair<std::string, py::object>>();
+      fill_feature(pair.first, pair.second, documents, column);
+    }
+    for (std::size_t i = 0; i < count; ++i) cells[i * width + place] = column[i];
+  }
+  return matrix;
 }
 
 }  // namespace
@@ -149,6 +224,26 @@ logits: float32 (m,), m <= count, at least one of them finite; odds_against: exp
 follow behind the worst of these, in their order.
 Returns (logits float32 (count,), NaN where there is none; blended float32 (count,); order int32 (count,), best
 first). Raises TypeError, ValueError for other arrays. Threads: any.)");
+
+  m.def("log_odds_against", &odds, py::arg("logits"), py::kw_only(), py::arg("temperature"),
+        R"(-logit / temperature, held within -30 and 30: float32 (n,), of which NumPy takes the exponential.
+
+logits: float32 (n,); NaN stay. Raises TypeError, ValueError for another array. Threads: any.)");
+
+  m.def(
+      "reorder_by_opinion", &reorder, py::arg("docs"), py::arg("columns"), py::arg("logits"),
+      py::arg("odds_against"), py::arg("prior"), py::kw_only(), py::arg("weight"),
+      R"(blend_opinion() and take() in one: (docs int32 (n,), [column ...], logits float32 (n,), blended float32 (n,)).
+
+docs, columns: as for take(), of all candidates; prior: float32, as long as `logits` or longer, the rest is not
+read. All that is returned is in the blended order. Raises as the two do. Threads: any.)");
+
+  m.def("feature_matrix", &features, py::arg("docs"), py::arg("parts"),
+        R"(Features of candidates side by side: float32 (n, len(parts)).
+
+docs: int32 (n,). parts: None for a column of zeros, or a pair of how and what: ("scaled", float32 or float64 (n,))
+as scale_to_unit(), ("by document", float32 (count,)) the values at `docs`, ("by place", float32 (n or more,)) the
+first n values. Raises IndexError for a document outside, TypeError, ValueError for other arrays. Threads: any.)");
 
   m.def("places_in", &places, py::arg("docs"), py::arg("orders"),
         R"(For each of `orders` the place, from 1, of each of `docs` in it; 0 where it is not in it.

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 #include "core/dpp.h"
 #include "core/message.h"
@@ -67,22 +68,46 @@ std::size_t places_of(std::int64_t k) {
   return static_cast<std::size_t>(k);
 }
 
+constexpr std::size_t kLongSelection = 1 << 20;  // multiplications at most; fewer take some 50 microseconds
+
 struct Inputs {
-  Inputs(const py::object& relevance_argument, const py::object& vectors_argument)
+  Inputs(const py::object& relevance_argument, const py::object& vectors_argument,
+         const py::object& rows_argument)
       : relevance(input_vector<float>(relevance_argument, "relevance")),
         vectors(matrix(vectors_argument)),
         size(relevance.span().size()),
         dim(static_cast<std::size_t>(vectors.shape(1))) {
-    if (static_cast<std::size_t>(vectors.shape(0)) != size) {
+    if (!rows_argument.is_none()) {
+      rows = input_vector<std::int32_t>(rows_argument, "rows");
+      check_rows();
+    } else if (static_cast<std::size_t>(vectors.shape(0)) != size) {
       throw py::value_error(message("vectors has ", vectors.shape(0), " rows, but relevance has ", size,
                                     " values; both must be parallel"));
     }
   }
 
+  const std::int32_t* row_of() const { return rows ? rows->span().data() : nullptr; }
+
+  bool is_long(std::size_t places) const { return size * std::min(places, size) * dim >= kLongSelection; }
+
   InputVector<float> relevance;
   py::array_t<float> vectors;
+  std::optional<InputVector<std::int32_t>> rows;
   std::size_t size;
   std::size_t dim;
+
+ private:
+  void check_rows() const {
+    if (rows->span().size() != size) {
+      throw py::value_error(message("rows has ", rows->span().size(), " values, but relevance has ", size,
+                                    "; both must be parallel"));
+    }
+    for (const std::int32_t row : rows->span()) {
+      if (row < 0 || row >= vectors.shape(0)) {
+        throw py::index_error(message("row ", row, " is outside of 0..", vectors.shape(0), " vectors"));
+      }
+    }
+  }
 };
 
 RelevanceScale scale_of(const std::string& normalize) {
@@ -92,30 +117,30 @@ RelevanceScale scale_of(const std::string& normalize) {
 }
 
 BoundSelection mmr(const py::object& relevance, const py::object& vectors, std::int64_t k, double trade_off,
-                   const std::string& normalize, const QuotaArgument& quotas) {
-  const Inputs inputs(relevance, vectors);
+                   const std::string& normalize, const QuotaArgument& quotas, const py::object& row_numbers) {
+  const Inputs inputs(relevance, vectors, row_numbers);
   const Quotas rules = quotas_of(quotas);
   const std::size_t places = places_of(k);
   const RelevanceScale scale = scale_of(normalize);
   Selection selection;
   {
-    const py::gil_scoped_release released;
+    const ReleaseIfLong released(inputs.is_long(places) ? 1 : 0, 1);
     selection = select_mmr(inputs.relevance.span().data(), inputs.vectors.data(), inputs.size, inputs.dim,
-                           places, trade_off, scale, rules);
+                           places, trade_off, scale, rules, inputs.row_of());
   }
   return to_python(std::move(selection));
 }
 
 BoundSelection dpp(const py::object& relevance, const py::object& vectors, std::int64_t k, double trade_off,
-                   const QuotaArgument& quotas) {
-  const Inputs inputs(relevance, vectors);
+                   const QuotaArgument& quotas, const py::object& row_numbers) {
+  const Inputs inputs(relevance, vectors, row_numbers);
   const Quotas rules = quotas_of(quotas);
   const std::size_t places = places_of(k);
   Selection selection;
   {
-    const py::gil_scoped_release released;
+    const ReleaseIfLong released(inputs.is_long(places) ? 1 : 0, 1);
     selection = select_dpp(inputs.relevance.span().data(), inputs.vectors.data(), inputs.size, inputs.dim,
-                           places, trade_off, rules);
+                           places, trade_off, rules, inputs.row_of());
   }
   return to_python(std::move(selection));
 }
@@ -203,6 +228,8 @@ Args:
     normalize: ``"minmax"`` or ``"none"``.
     quotas: each about the same ``n`` candidates. Where no candidate left is eligible, those that exceed the
         quotas by the fewest items compete for the place, and ``relaxed`` is True there.
+    rows: int32 ``(n,)``: ``vectors`` is then float32 ``(any, d)``, such as those of all documents, of which
+        candidate ``i`` has row ``rows[i]``; only rows that come into question are read.
 
 Returns:
     Selection: ``gains`` are the values of the formula.
@@ -211,10 +238,12 @@ Raises:
     TypeError: not an array, or another dtype.
     ValueError: a relevance that is not finite, an argument out of range, shapes that do not agree, or vectors
         that are not C-contiguous.
+    IndexError: one of ``rows`` outside of ``vectors``.
 
-Any number of threads may call it; the GIL is released. The arrays must not be written to meanwhile.)",
+Any number of threads may call it; the GIL is released where the work may be long. The arrays must not be
+written to meanwhile.)",
         py::arg("relevance"), py::arg("vectors"), py::kw_only(), py::arg("k"), py::arg("trade_off") = 0.7,
-        py::arg("normalize") = "minmax", py::arg("quotas") = py::none());
+        py::arg("normalize") = "minmax", py::arg("quotas") = py::none(), py::arg("rows") = py::none());
 
   m.def("dpp", &dpp, R"(Most probable set of a determinantal point process, greedily.
 
@@ -232,17 +261,17 @@ Args:
         similarity 0 with all others).
     k: places to fill; ``min(k, n)`` are filled.
     trade_off: 1 is relevance alone, 0 diversity alone.
-    quotas: as for :func:`mmr`.
+    quotas, rows: as for :func:`mmr`.
 
 Returns:
     Selection: ``gains`` are the values of the formula.
 
 Raises:
-    TypeError, ValueError: as :func:`mmr`.
+    TypeError, ValueError, IndexError: as :func:`mmr`.
 
-Any number of threads may call it; the GIL is released. The arrays must not be written to meanwhile.)",
+Threads and the GIL: as :func:`mmr`.)",
         py::arg("relevance"), py::arg("vectors"), py::kw_only(), py::arg("k"), py::arg("trade_off") = 0.7,
-        py::arg("quotas") = py::none());
+        py::arg("quotas") = py::none(), py::arg("rows") = py::none());
 
   m.def("by_relevance", &by_relevance,
         R"(The most relevant candidates first, under quotas; equals in their given order.

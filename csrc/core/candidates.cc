@@ -69,6 +69,10 @@ RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float>
     if (ids[i] >= 0 && ids[i] < count) places.push_back(i);
   }
   std::vector<std::uint64_t> keys(places.size());
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    keys[i] = order_key(scores[places[i]], static_cast<std::uint32_t>(ids[places[i]]));
+  }
+  const bool in_order = std::is_sorted(keys.begin(), keys.end());  // as an exact index gives them
   std::vector<std::size_t> before;
   const auto sort_by = [&](auto key_of) {
     for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = std::uint64_t{key_of(places[i])} << 32 | i;
@@ -76,8 +80,10 @@ RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float>
     before = places;
     for (std::size_t i = 0; i < keys.size(); ++i) places[i] = before[static_cast<std::uint32_t>(keys[i])];
   };
-  sort_by([&](std::size_t place) { return static_cast<std::uint32_t>(ids[place]); });
-  sort_by([&](std::size_t place) { return descending_key(scores[place]); });
+  if (!in_order) {
+    sort_by([&](std::size_t place) { return static_cast<std::uint32_t>(ids[place]); });
+    sort_by([&](std::size_t place) { return descending_key(scores[place]); });
+  }
   places.resize(std::min(places.size(), limit));
   RankedDocuments found;
   found.docs.reserve(places.size());
@@ -92,6 +98,16 @@ RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float>
 void scale_to_unit(std::span<const float> column, std::span<float> out) { scale(column, out); }
 
 void scale_to_unit(std::span<const double> column, std::span<float> out) { scale(column, out); }
+
+void log_odds_against(std::span<const float> logits, float temperature, std::span<float> out) {
+  constexpr float kMost = 30.0F;
+  check_parallel(logits.size(), out.size(), "logits and out");
+  const float divisor = -temperature;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    const float odds = logits[i] / divisor;
+    out[i] = odds < -kMost ? -kMost : odds > kMost ? kMost : odds;
+  }
+}
 
 Blend blend_opinion(std::span<const float> logits, std::span<const float> odds_against,
                     std::span<const float> prior, float weight, std::size_t count) {

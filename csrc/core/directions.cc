@@ -5,30 +5,30 @@
 namespace searchpipe {
 
 float Directions::find_scale(std::size_t row) const {
-  const float* vector = vectors_ + row * dim_;
+  const float* const values = vector(row);
   // Within these bounds neither the squares lose precision as subnormals nor a sum of them overflows.
   constexpr float kLeast = 1e-24f, kMost = 1e30f;
-  const float square = dot(vector, vector, dim_);
+  const float square = dot(values, values, dim_);
   if (square >= kLeast && square <= kMost) return 1.0f / std::sqrt(square);
-  const double wide = dot_wide(vector, vector, dim_);
+  const double wide = dot_wide(values, values, dim_);
   return std::isfinite(wide) && wide > 0.0 ? kWide : kNone;
 }
 
 void Directions::pick(std::size_t row) {
-  const float* vector = vectors_ + row * dim_;
+  const float* const values = vector(row);
   const float factor = scale(row);
   // std::vector grows geometrically: the caller's k may be far beyond what is ever picked.
   picked_.resize(picked_.size() + dim_);
   float* unit = picked_.data() + picked_.size() - dim_;
   if (factor == kNone) return;
-  const double wide = factor > 0.0f ? factor : 1.0 / std::sqrt(dot_wide(vector, vector, dim_));
-  for (std::size_t i = 0; i < dim_; ++i) unit[i] = static_cast<float>(vector[i] * wide);
+  const double wide = factor > 0.0f ? factor : 1.0 / std::sqrt(dot_wide(values, values, dim_));
+  for (std::size_t i = 0; i < dim_; ++i) unit[i] = static_cast<float>(values[i] * wide);
 }
 
 float Directions::cosine_wide(std::size_t row, std::size_t pick) const {
-  const float* vector = vectors_ + row * dim_;
-  const double norm = std::sqrt(dot_wide(vector, vector, dim_));
-  return finite(static_cast<float>(dot_wide(vector, picked_.data() + pick * dim_, dim_) / norm));
+  const float* const values = vector(row);
+  const double norm = std::sqrt(dot_wide(values, values, dim_));
+  return finite(static_cast<float>(dot_wide(values, picked_.data() + pick * dim_, dim_) / norm));
 }
 
 }  // namespace searchpipe

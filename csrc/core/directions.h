@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "core/vector_kernels.h"
@@ -16,9 +17,10 @@ namespace searchpipe {
 // One thread at a time.
 class Directions {
  public:
-  // `vectors`: float32 (size, dim), row-major, borrowed.
-  Directions(const float* vectors, std::size_t size, std::size_t dim)
-      : vectors_(vectors), dim_(dim), scales_(size, kUnknown) {}
+  // `vectors`: float32 (size, dim), row-major, borrowed. With `rows`, int32 (size), borrowed, `vectors` may
+  // have any number of rows, and row i here is row rows[i] there.
+  Directions(const float* vectors, std::size_t size, std::size_t dim, const std::int32_t* rows = nullptr)
+      : vectors_(vectors), dim_(dim), rows_(rows), scales_(size, kUnknown) {}
 
   std::size_t size() const { return scales_.size(); }
   std::size_t dim() const { return dim_; }
@@ -32,7 +34,7 @@ class Directions {
   // Cosine of `row` with pick number `pick`, in [-1, 1] up to rounding, never NaN.
   float cosine(std::size_t row, std::size_t pick) {
     const float factor = scale(row);
-    if (factor > 0.0f) return finite(dot(vectors_ + row * dim_, picked_.data() + pick * dim_, dim_) * factor);
+    if (factor > 0.0f) return finite(dot(vector(row), picked_.data() + pick * dim_, dim_) * factor);
     return factor == kNone ? 0.0f : cosine_wide(row, pick);
   }
 
@@ -45,6 +47,9 @@ class Directions {
   // The caller may change the matrix while we read it; a NaN must not reach a comparison.
   static float finite(float value) { return value >= -2.0f && value <= 2.0f ? value : 0.0f; }
 
+  const float* vector(std::size_t row) const {
+    return vectors_ + (rows_ == nullptr ? row : static_cast<std::size_t>(rows_[row])) * dim_;
+  }
   float scale(std::size_t row) {
     if (scales_[row] == kUnknown) scales_[row] = find_scale(row);
     return scales_[row];
@@ -54,6 +59,7 @@ class Directions {
 
   const float* vectors_;
   std::size_t dim_;
+  const std::int32_t* rows_;
   std::vector<float> scales_;
   std::vector<float> picked_;  // unit rows, (picks, dim)
 };

@@ -34,8 +34,8 @@ std::vector<float> weighted_z_scores(const float* relevance, std::size_t size, d
 class DppObjective : public GreedyObjective {
  public:
   DppObjective(const float* relevance, const float* vectors, std::size_t size, std::size_t dim, std::size_t k,
-               double trade_off)
-      : directions_(vectors, size, dim),
+               double trade_off, const std::int32_t* rows)
+      : directions_(vectors, size, dim, rows),
         worth_(weighted_z_scores(relevance, size, trade_off)),
         novelty_weight_(static_cast<float>(1.0 - trade_off)),
         residuals_(size, 1.0f),
@@ -108,11 +108,11 @@ class DppObjective : public GreedyObjective {
 }  // namespace
 
 Selection select_dpp(const float* relevance, const float* vectors, std::size_t size, std::size_t dim,
-                     std::size_t k, double trade_off, const Quotas& quotas) {
+                     std::size_t k, double trade_off, const Quotas& quotas, const std::int32_t* rows) {
   check_relevance(relevance, size);
   check_trade_off(trade_off);
   if (size == 0 || k == 0) return {};
-  DppObjective objective(relevance, vectors, size, dim, k, trade_off);
+  DppObjective objective(relevance, vectors, size, dim, k, trade_off, rows);
   return select_greedily(objective, k, quotas);
 }
 

@@ -23,10 +23,12 @@ namespace searchpipe {
 // decides. A vector without a direction (see Directions) has S_ii = 1 and S_ij = 0. Equal values: the first
 // candidate.
 //
+// With `rows`, int32 (size), `vectors` may have any number of rows, and candidate i has row rows[i].
 // `relevance`: float32 (size); `vectors`: float32 (size, dim), row-major. Work: at most size * (dim + p) for
 // pick p. Throws std::invalid_argument for a relevance that is not finite, trade_off outside 0..1, or quotas
 // about another number of candidates. Any number of threads may call it.
 Selection select_dpp(const float* relevance, const float* vectors, std::size_t size, std::size_t dim,
-                     std::size_t k, double trade_off, const Quotas& quotas);
+                     std::size_t k, double trade_off, const Quotas& quotas,
+                     const std::int32_t* rows = nullptr);
 
 }  // namespace searchpipe

@@ -19,8 +19,9 @@ std::vector<float> scaled(const float* relevance, std::size_t size, RelevanceSca
 
 class MmrObjective : public GreedyObjective {
  public:
-  MmrObjective(std::vector<float> relevance, const float* vectors, std::size_t dim, double trade_off)
-      : directions_(vectors, relevance.size(), dim),
+  MmrObjective(std::vector<float> relevance, const float* vectors, std::size_t dim, double trade_off,
+               const std::int32_t* rows)
+      : directions_(vectors, relevance.size(), dim, rows),
         worth_(std::move(relevance)),
         penalty_(static_cast<float>(1.0 - trade_off)),
         similarity_(worth_.size(), 0.0f),
@@ -69,10 +70,11 @@ class MmrObjective : public GreedyObjective {
 }  // namespace
 
 Selection select_mmr(const float* relevance, const float* vectors, std::size_t size, std::size_t dim,
-                     std::size_t k, double trade_off, RelevanceScale scale, const Quotas& quotas) {
+                     std::size_t k, double trade_off, RelevanceScale scale, const Quotas& quotas,
+                     const std::int32_t* rows) {
   check_relevance(relevance, size);
   check_trade_off(trade_off);
-  MmrObjective objective(scaled(relevance, size, scale), vectors, dim, trade_off);
+  MmrObjective objective(scaled(relevance, size, scale), vectors, dim, trade_off, rows);
   return select_greedily(objective, k, quotas);
 }
 

@@ -17,9 +17,11 @@ enum class RelevanceScale { kMinMax, kNone };
 // without a direction (see Directions) is similar to nothing. Equal values: the first candidate.
 //
 // `relevance`: float32 (size); `vectors`: float32 (size, dim), row-major. Work: at most size * dim a pick.
+// With `rows`, int32 (size), `vectors` may have any number of rows, and candidate i has row rows[i].
 // Throws std::invalid_argument for a relevance that is not finite, trade_off outside 0..1, or quotas about
 // another number of candidates. Any number of threads may call it.
 Selection select_mmr(const float* relevance, const float* vectors, std::size_t size, std::size_t dim,
-                     std::size_t k, double trade_off, RelevanceScale scale, const Quotas& quotas);
+                     std::size_t k, double trade_off, RelevanceScale scale, const Quotas& quotas,
+                     const std::int32_t* rows = nullptr);
 
 }  // namespace searchpipe

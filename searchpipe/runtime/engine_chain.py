@@ -7,6 +7,7 @@ import atexit
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -139,12 +140,19 @@ class EngineChain:
         """
         return self._current().scorer
 
-    def run(self, submit: Submit, *, timeout: float | None = None) -> Float32:
+    def run(
+        self,
+        submit: Submit,
+        *,
+        timeout: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Float32:
         """Submit a request and wait for its scores; NaN where its own deadline came first.
 
         Args:
             submit: called with a scorer; returns the ticket. Called again if a link that was tried failed.
             timeout: seconds to wait at most; the request is cancelled then.
+            meanwhile: called once on this thread when the request was submitted; what it raises is ignored.
 
         Raises:
             EngineFailedError: the engine failed; ``EngineUnavailableError``: none is ready.
@@ -157,12 +165,16 @@ class EngineChain:
             answering.check_cancelled()
         trial = self._try(submit)
         if trial is not None:
+            _use_time(meanwhile)
+            meanwhile = None
             try:
                 return self._wait(trial, timeout)
             except EngineError:  # the one that serves answers
                 if timeout is not None:
                     timeout = max(0.0, timeout - (self._clock() - since))
-        return self._wait(self._begin(submit), timeout)
+        request = self._begin(submit)
+        _use_time(meanwhile)
+        return self._wait(request, timeout)
 
     async def run_async(self, submit: Submit) -> Float32:
         """As :meth:`run`, for an event loop, which the scorer wakes; a cancelled task cancels its request."""
@@ -297,6 +309,12 @@ class EngineChain:
 
     def _name(self, live: Live) -> str:
         return self._keeper.states[live.place].name
+
+
+def _use_time(meanwhile: Callable[[], None] | None) -> None:
+    if meanwhile is not None:
+        with suppress(Exception):
+            meanwhile()
 
 
 def _mostly_bad(scores: Float32, ticket: _core.Ticket) -> bool:

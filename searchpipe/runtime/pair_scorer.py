@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from searchpipe.arrays import Float32, Int32
@@ -68,6 +69,7 @@ class ChainPairScorer:
         *,
         deadline: float | None = None,
         priority: int = 0,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Float32:
         """Score each of ``docs``: float32 ``(n,)`` logits, in the order of ``docs``.
 
@@ -79,6 +81,7 @@ class ChainPairScorer:
             docs: int32 ``(n,)`` ordinals.
             deadline: seconds of ``time.monotonic()``; pairs not begun by then come back as NaN.
             priority: higher goes first.
+            meanwhile: called once on this thread when the pairs were submitted; what it raises is ignored.
 
         Raises:
             IndexError: an ordinal outside the store.
@@ -89,9 +92,9 @@ class ChainPairScorer:
         request = self._request(query_ids, store, docs, deadline, priority)
         forecaster = self.chain.forecaster
         if forecaster is None:
-            return self._logits(self.chain.run(request))
+            return self._logits(self.chain.run(request, meanwhile=meanwhile))
         with forecaster.running(len(docs)):
-            return self._logits(self.chain.run(request))
+            return self._logits(self.chain.run(request, meanwhile=meanwhile))
 
     async def score_async(
         self,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from searchpipe.deadline import QueryCancelled
 from searchpipe.page import Degradation, Hit
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Work:
         vector: float32 ``(d,)``, the query's embedding; None until known or if given up.
         device_vector: ``vector`` in device memory too, if the encoder left it there.
         early: stage -> what it began before the first stage ran (:class:`EarlyStage`).
+        later: the stages after the running one that can prepare (:class:`PreparingStage`); set by the
+            pipeline.
         candidates: best first; None until recalled.
         hits: the finished page; None until built.
         orders: source or stage -> int32 documents in the order that it gave them.
@@ -57,6 +60,7 @@ class Work:
         "essential",
         "extras",
         "hits",
+        "later",
         "longest_step_s",
         "marked",
         "moved",
@@ -85,6 +89,7 @@ class Work:
         self.moved: dict[int, str] = {}
         self.extras: dict[str, Any] = {}
         self.early: dict[str, Any] = {}
+        self.later: Sequence[PreparingStage] = ()
         self.degradations: list[Degradation] = []
         self.longest_step_s = 0.0
         self.marked = time.perf_counter() - deadline.elapsed()
@@ -108,6 +113,19 @@ class Work:
         """Record that the running stage gave something up; ``reason`` is one of ``deadline.REASONS``."""
         self.degradations.append(Degradation(self.stage, reason, given_up, min(1.0, max(0.0, amount))))
 
+    def prepare_later(self) -> None:
+        """Let the later stages make ready what they can, for a stage that waits for a device meanwhile.
+
+        Once a query. What they raise is not an answer's business: they do everything when their turn comes.
+        """
+        later, self.later = self.later, ()
+        if self.deadline.cancelled:
+            return
+        for stage in later:
+            if stage.name not in self.query.without:
+                with suppress(Exception):
+                    stage.prepare(self)
+
     def step(self, kind: str, size: float, *, optional: bool | None = None) -> _Step:
         """Time one uninterruptible piece of work of ``size``, for the trace and the cost model.
 
@@ -129,7 +147,7 @@ class Work:
         now = time.perf_counter()
         if now - self.marked > self.longest_step_s:
             self.longest_step_s = now - self.marked
-        if choice or self.deadline.remaining() > 0:
+        if choice or now < self.deadline.due or self.deadline.remaining() > 0:
             self.marked = now
         return now
 
@@ -157,14 +175,30 @@ class _Step:
         self._choice = choice
 
     def __enter__(self) -> None:
-        self._work.deadline.check_cancelled()
-        self._begin = self._work.mark(choice=self._choice)
+        work = self._work
+        if work.deadline.cancelled:
+            raise QueryCancelled
+        if self._choice:
+            # As `mark`, without the call: there are more steps in a query than anything else.
+            now = self._begin = time.perf_counter()
+            if now - work.marked > work.longest_step_s:
+                work.longest_step_s = now - work.marked
+            work.marked = now
+        else:
+            self._begin = work.mark()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         work = self._work
-        work.costs.observe(self._kind, self._size, work.mark() - self._begin)
+        now = time.perf_counter()
+        if now < work.deadline.due:  # as `mark`
+            if now - work.marked > work.longest_step_s:
+                work.longest_step_s = now - work.marked
+            work.marked = now
+        else:
+            work.mark()
+        work.costs.observe(self._kind, self._size, now - self._begin)
 
 
 @runtime_checkable
@@ -201,5 +235,30 @@ class EarlyStage(Protocol):
 
         It must return at once and write no slot. What it raises is not an answer's
         business: ``run`` then does everything itself.
+        """
+        ...
+
+
+@runtime_checkable
+class PreparingStage(Protocol):
+    """A stage with a part that can be done while the thread waits for the device of an earlier stage.
+
+    Told apart from a stage that happens to have a method of this name by ``prepares``.
+
+    Attributes:
+        name: as the stage's.
+        prepares: true.
+    """
+
+    name: str
+    prepares: bool
+
+    def prepare(self, work: Work) -> None:
+        """Make ready what does not depend on how the running stage will order the candidates.
+
+        Called on the query's own thread, at most once, perhaps never, while ``work.stage`` is another stage's
+        name. It writes no slot, degrades nothing, and keeps what it finds beside the candidates
+        (:meth:`searchpipe.candidates.Candidates.carry`), which may have another order when ``run`` comes,
+        or be others altogether. What it raises is ignored.
         """
         ...

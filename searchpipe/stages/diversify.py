@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from operator import ne
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from searchpipe import _core
-from searchpipe.arrays import Float32, Int32
+from searchpipe.arrays import Array, Float32, Int32
 from searchpipe.stages.base import Work
 
 
@@ -26,6 +27,25 @@ class Vectors(Protocol):
 
     def vectors(self, docs: Int32) -> Float32:
         """Float32 ``(n, d)``."""
+        ...
+
+
+class Matrix(Protocol):
+    """All documents' embeddings in one array."""
+
+    @property
+    def vectors(self) -> Float32:
+        """Float32 ``(count, d)``, C-contiguous."""
+        ...
+
+
+@runtime_checkable
+class Indexed(Protocol):
+    """:class:`Vectors` that has them in one array, as a snapshot does: read in place, not copied."""
+
+    @property
+    def dense(self) -> Matrix:
+        """The array's owner."""
         ...
 
 
@@ -58,6 +78,7 @@ class Diversify:
     reads: tuple[str, ...] = ("candidates",)
     writes: tuple[str, ...] = ("candidates",)
     essential = False
+    prepares = True
 
     def __init__(
         self,
@@ -69,10 +90,19 @@ class Diversify:
         quotas: Sequence[QuotaRule] = (),
     ) -> None:
         self._vectors = vectors
+        self._indexed = vectors if isinstance(vectors, Indexed) else None
         self._method = method
         self._trade_off = trade_off
         self._depth = depth
-        self._quotas = tuple(quotas)
+        self._quotas = {f"{self.name}: quota {place}": rule for place, rule in enumerate(quotas)}
+        self._relevance = _falling(depth)
+
+    def prepare(self, work: Work) -> None:
+        """Look up the groups of all candidates, which quotas read whatever the order will be."""
+        candidates = work.candidates
+        if candidates is not None:
+            for name, rule in self._quotas.items():
+                candidates.carry(name, rule.column.groups(candidates.docs))
 
     def run(self, work: Work) -> None:
         """Choose the head again."""
@@ -84,36 +114,51 @@ class Diversify:
             return
         docs = candidates.docs[:n]
         with work.step(self.name, n * k):
-            picked, relaxed = self._select(docs, k)
+            picked, relaxed = self._select(docs, k, candidates.beside() if self._quotas else {})
         work.candidates = candidates.take(picked, rest=True)
         work.orders["diversify"] = work.candidates.docs
-        changed = sum(place != was for place, was in enumerate(picked.tolist()))
+        changed = sum(map(ne, picked.tolist(), range(k)))
         work.decision = f"{changed} of {k} places changed"
         if relaxed.any():
             for place in np.flatnonzero(relaxed):
                 work.moved[int(docs[picked[place]])] = "a quota was relaxed: no other candidate was left"
 
-    def _select(self, docs: Int32, k: int) -> tuple[Int32, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-        last = len(docs) - 1
-        relevance = np.arange(last, -1, -1, dtype=np.float32) / np.float32(last)
-        quotas = [
-            _core.Quota(rule.column.groups(docs), limit=rule.limit, window=rule.window)
-            for rule in self._quotas
-        ]
+    def _select(
+        self, docs: Int32, k: int, prepared: Mapping[str, Array]
+    ) -> tuple[Int32, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        n = len(docs)
+        relevance = self._relevance
+        if len(relevance) != n:
+            relevance = self._relevance = _falling(n)
+        quotas = [_quota(rule, docs, prepared.get(name)) for name, rule in self._quotas.items()]
         if self._method == "none":
             selection = _core.by_relevance(relevance, k=k, quotas=quotas)
         else:
             select = _core.mmr if self._method == "mmr" else _core.dpp
-            vectors = self._vectors.vectors(docs)
-            selection = select(relevance, vectors, k=k, trade_off=self._trade_off, quotas=quotas)
+            if self._indexed is None:
+                vectors, rows = self._vectors.vectors(docs), None
+            else:
+                vectors, rows = self._indexed.dense.vectors, docs
+            selection = select(relevance, vectors, k=k, trade_off=self._trade_off, quotas=quotas, rows=rows)
         return selection.order, selection.relaxed
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
-        rules = [f"at most {q.limit} of one {q.name} in {q.window or 'all'}" for q in self._quotas]
+        rules = [f"at most {q.limit} of one {q.name} in {q.window or 'all'}" for q in self._quotas.values()]
         how = (
             "quotas only"
             if self._method == "none"
             else f"{self._method.upper()}, trade-off {self._trade_off:g}"
         )
         return ", ".join([how, f"over {self._depth}", *rules])
+
+
+def _falling(n: int) -> Float32:
+    """From 1 to 0 in ``n`` places."""
+    values: Float32 = np.arange(n - 1, -1, -1, dtype=np.float32) / np.float32(max(1, n - 1))
+    return values
+
+
+def _quota(rule: QuotaRule, docs: Int32, prepared: Array | None) -> _core.Quota:
+    groups = rule.column.groups(docs) if prepared is None else prepared[: len(docs)]
+    return _core.Quota(groups, limit=rule.limit, window=rule.window)

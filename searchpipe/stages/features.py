@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from searchpipe.arrays import Array, Float32, Int32
 from searchpipe.candidates import Candidates
 from searchpipe.errors import ConfigError
 from searchpipe.stages.base import Work
+
+_Part: TypeAlias = tuple[Literal["scaled", "by document", "by place"], Array] | None
+"""As :func:`searchpipe._core.feature_matrix` takes it."""
 
 _NAMES = ("dense", "fused", "fused_rank", "lexical", "popularity", "rating")
 
@@ -79,22 +82,20 @@ class Features:
 
     def matrix(self, names: Sequence[str], work: Work) -> Float32:
         """Float32 ``(n, len(names))`` for the candidates of ``work``."""
-        assert work.candidates is not None
-        out = np.empty((len(work.candidates), len(names)), np.float32)
-        for place, name in enumerate(names):
-            out[:, place] = self._one(name, work.candidates)
-        return out
+        candidates = work.candidates
+        assert candidates is not None
+        return _core.feature_matrix(candidates.docs, [self._part(name, candidates) for name in names])
 
-    def _one(self, name: str, candidates: Candidates) -> Float32 | float:
+    def _part(self, name: str, candidates: Candidates) -> _Part:
+        """What the column of a feature is made of."""
         if name in self._of_documents:
-            return self._of_all(name)[candidates.docs]
+            return "by document", self._of_all(name)
         if name == "fused_rank":
-            return self._ranks(len(candidates))
+            return "by place", self._ranks(len(candidates.docs))
         if name.startswith("column:"):
-            numbers = self._columns.numbers(name.removeprefix("column:"), candidates.docs)
-            return _core.scale_to_unit(numbers)
+            return "scaled", self._columns.numbers(name.removeprefix("column:"), candidates.docs)
         column = candidates.scores.get(name)
-        return 0.0 if column is None else _core.scale_to_unit(column)
+        return None if column is None else ("scaled", column)
 
     def _of_all(self, name: str) -> Float32:
         found = self._known.get(name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from searchpipe._core import TokenStore
@@ -28,10 +30,12 @@ class ForecastingScorer(Protocol):
         *,
         deadline: float | None = None,
         priority: int = 0,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Float32:
         """Logits float32 ``(n,)``; NaN for pairs not begun by ``deadline``, in ``time.monotonic()``.
 
-        Higher ``priority`` goes first.
+        Higher ``priority`` goes first. ``meanwhile`` is called once on the caller's thread when the device
+        has the pairs, and does not raise; a scorer without this parameter is not asked to.
         """
         ...
 
@@ -60,6 +64,15 @@ class ForecastingEncoder(Protocol):
         device_output: address of device memory that the vectors are written to as well; 0 for none.
         """
         ...
+
+
+def takes_meanwhile(scorer: ForecastingScorer) -> bool:
+    """Whether ``scorer.score`` has the parameter ``meanwhile``."""
+    try:
+        parameters = inspect.signature(scorer.score).parameters.values()
+    except (TypeError, ValueError):  # not written in Python
+        return False
+    return any(one.name == "meanwhile" or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def begin_by(allowance_s: float, forecast: Forecast) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.runtime.forecast import Forecast
 from searchpipe.stages.base import Work
-from searchpipe.stages.forecasting import ForecastingScorer, begin_by
+from searchpipe.stages.forecasting import ForecastingScorer, begin_by, takes_meanwhile
 
 _MARGIN = 1.2
 """Of a predicted request, for what the prediction does not see; less would make whole requests late."""
@@ -80,6 +80,8 @@ class Score:
     ) -> None:
         self._scorer = scorer
         self._forecasting = cast(ForecastingScorer, scorer) if hasattr(scorer, "predict") else None
+        self._leaves_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
+        self._request = f"{self.name} request"
         self._store = store
         self._gate = gate
         self._depth = depth
@@ -133,15 +135,12 @@ class Score:
                 self._give_up(work, reason, 0, wanted)
                 return 0
             deadline = begin_by(allowance, forecast)
+        asked: dict[str, Any] = {"deadline": deadline, "priority": work.query.priority}
+        if self._leaves_time:
+            asked["meanwhile"] = work.prepare_later
         try:
-            with work.step(f"{self.name} request", int(lengths[:rows].sum())):
-                logits[:rows] = scorer.score(
-                    work.pair_tokens,
-                    self._store,
-                    docs[:rows],
-                    deadline=deadline,
-                    priority=work.query.priority,
-                )
+            with work.step(self._request, int(lengths[:rows].sum())):
+                logits[:rows] = scorer.score(work.pair_tokens, self._store, docs[:rows], **asked)
         except OverloadedError:
             self._give_up(work, "busy", 0, wanted)
             return 0
@@ -192,16 +191,9 @@ class Score:
 
     def _blend(self, candidates: Candidates, logits: Float32) -> Candidates:
         # odds against = exp(-logit / temperature); NaN stays NaN.
-        odds = logits / self._temperature
-        np.minimum(np.maximum(odds, -30.0, out=odds), 30.0, out=odds)
-        np.exp(np.negative(odds, out=odds), out=odds)
-        prior = self._prior[: len(logits)]
-        column, blended, order = _core.blend_opinion(
-            logits, odds, prior, weight=self._weight, count=len(candidates)
-        )
-        candidates.scores["score"] = column
-        candidates.scores["blend"] = blended
-        return candidates.take(order)
+        odds = _core.log_odds_against(logits, temperature=self._temperature)
+        np.exp(odds, out=odds)
+        return candidates.reordered(self.name, logits, odds, self._prior, self._weight)
 
     def describe(self) -> str:
         """One line: what it does with which settings."""

@@ -47,10 +47,10 @@ class Tokenize:
             plain = self._encoder.ids(text)
             prefixed = self._encoder.ids(self._prefix + text) if self._prefix else plain
             pair = plain if self._scorer is None else self._scorer.ids(text)
-        known = bool((plain != self._encoder.unk_id).any())
+        known = _knows(plain, self._encoder.unk_id)
         if known:
             work.tokens = prefixed
-        if known if self._scorer is None else (pair != self._scorer.unk_id).any():
+        if known if self._scorer is None else _knows(pair, self._scorer.unk_id):
             work.pair_tokens = pair
         if work.tokens is None or work.pair_tokens is None:
             work.degrade("unknown_tokens", "dense recall and scoring")
@@ -60,3 +60,8 @@ class Tokenize:
         """One line: what it does with which settings."""
         own = "one vocabulary" if self._scorer is None else "a vocabulary each"
         return f"HF tokenizers, {own} for encoder and scorer"
+
+
+def _knows(ids: Int32, unknown: int) -> bool:
+    """Whether any is a token of the vocabulary; mostly the first one is."""
+    return len(ids) > 0 and (int(ids[0]) != unknown or bool((ids != unknown).any()))

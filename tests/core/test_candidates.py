@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from searchpipe import _core
+from searchpipe.candidates import Candidates
 
 LENGTHS = st.integers(0, 60)
 anything = st.floats(width=32) | st.sampled_from([0.0, -0.0, 1.0, np.nan, np.inf, -np.inf])
@@ -143,3 +144,25 @@ def test_what_cannot_be_is_refused() -> None:
         _core.blend_opinion(scores, scores[:2], scores, weight=0.5, count=3)
     with pytest.raises(TypeError, match="float32"):
         _core.best_first(docs)  # type: ignore[arg-type]
+
+
+def test_what_is_carried_follows_its_documents() -> None:
+    docs = np.array([7, 5, 9, 2], np.int32)
+    candidates = Candidates.of(docs, {"fused": np.arange(4, dtype=np.float32)})
+    assert candidates.beside() == {}
+    candidates.carry("brand", docs * 10)
+    candidates.carry("name", np.array([f"P{d}" for d in docs]))
+    for taken in (
+        candidates.take(np.array([2, 0], np.int32)),
+        candidates.take(np.array([2, 0], np.int32), rest=True),
+        candidates.take(docs > 4).take(np.array([1, 0])),
+    ):
+        beside = taken.beside()
+        assert beside["brand"].tolist() == [10 * d for d in taken.docs.tolist()]
+        assert beside["name"].tolist() == [f"P{d}" for d in taken.docs.tolist()]
+        assert set(taken.scores) == {"fused"}
+    candidates.docs = docs[::-1].copy()
+    assert candidates.beside() == {}  # it was for others
+    assert candidates.take(np.array([0], np.int32)).beside() == {}
+    candidates.carry("brand", candidates.docs)
+    assert set(candidates.beside()) == {"brand"}

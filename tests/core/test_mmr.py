@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from diversity_reference import Float32, Rule, cases, check, mmr_values, quotas_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchpipe._core import Selection, by_relevance, mmr
+from searchpipe._core import Selection, by_relevance, dpp, mmr
 
 
 def sample(n: int = 300, dim: int = 64, seed: int = 0) -> tuple[Float32, Float32]:
@@ -127,3 +128,34 @@ def test_a_selection_owns_its_arrays() -> None:
     assert repr(selection) == "Selection(3 places, 0 relaxed)"
     del selection
     assert len(order) == 3
+
+
+@given(cases(), st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_rows_of_a_larger_matrix_are_read_in_place(
+    case: tuple[Float32, Float32, int, float, list[Rule]], seed: int
+) -> None:
+    relevance, vectors, k, trade_off, rules = case
+    rng = np.random.default_rng(seed)
+    n = len(relevance)
+    rows = rng.permutation(3 * n + 1)[:n].astype(np.int32)
+    matrix = rng.standard_normal((3 * n + 1, vectors.shape[1])).astype(np.float32)
+    matrix[rows] = vectors
+    for select in (mmr, dpp):
+        copied = select(relevance, vectors, k=k, trade_off=trade_off, quotas=quotas_of(rules))
+        placed = select(relevance, matrix, k=k, trade_off=trade_off, quotas=quotas_of(rules), rows=rows)
+        assert placed.order.tolist() == copied.order.tolist()
+        np.testing.assert_array_equal(placed.gains, copied.gains)
+
+
+@pytest.mark.parametrize("select", [mmr, dpp])
+def test_rows_that_do_not_fit_are_refused(select: Callable[..., Selection]) -> None:
+    relevance, vectors = sample(4)
+    rows = np.arange(4, dtype=np.int32)
+    for bad in (-1, 4):
+        with pytest.raises(IndexError, match=f"row {bad} is outside of 0..4 vectors"):
+            select(relevance, vectors, k=2, rows=np.array([0, 1, 2, bad], np.int32))
+    with pytest.raises(ValueError, match="rows has 3 values, but relevance has 4"):
+        select(relevance, vectors, k=2, rows=rows[:3])
+    with pytest.raises(TypeError, match="rows has dtype int64"):
+        select(relevance, vectors, k=2, rows=rows.astype(np.int64))

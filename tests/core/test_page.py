@@ -1,0 +1,133 @@
+"""What a page is made of: reasons and scores by row, and objects with slots."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from searchpipe import _core
+from searchpipe.page import Hit, Span
+
+SOURCES = ("lexical", "dense")
+NAMES = (*SOURCES, "fused", "prerank", "score", "diversify")
+
+orders = st.dictionaries(
+    st.sampled_from(NAMES), st.lists(st.integers(0, 30), max_size=20, unique=True), max_size=len(NAMES)
+)
+
+
+def reference(doc, given):
+    """By definition, one document at a time."""
+    reasons, before = [], 0
+    for name, order in given.items():
+        place = order.index(doc) + 1 if doc in order else 0
+        if name in SOURCES:
+            reasons.append(f"{name} rank {place}" if place else f"not found by {name} recall")
+            continue
+        if name == "fused":
+            reasons.append(f"fused rank {place}")
+        elif place and before and place != before:
+            reasons.append(f"{name} moved it {'up' if place < before else 'down'} {abs(before - place)}")
+        before = place or before
+    return tuple(reasons)
+
+
+@given(docs=st.lists(st.integers(0, 30), max_size=12), given=orders)
+def test_reasons_say_where_each_order_put_a_document(docs, given):
+    arrays = {name: np.array(order, np.int32) for name, order in given.items()}
+    found = _core.place_reasons(np.array(docs, np.int32), arrays, sources=SOURCES, fused="fused")
+    assert found == [reference(doc, given) for doc in docs]
+
+
+def test_reasons_of_other_arrays_are_refused():
+    docs = np.arange(3, dtype=np.int32)
+    with pytest.raises(TypeError, match=r"orders\[score\] has dtype int64"):
+        _core.place_reasons(docs, {"score": docs.astype(np.int64)}, sources=(), fused="fused")
+    with pytest.raises(ValueError, match="docs has 2 dimensions"):
+        _core.place_reasons(docs[None], {}, sources=(), fused="fused")
+
+
+@given(
+    columns=st.dictionaries(
+        st.text(max_size=5), st.lists(st.floats(width=32), min_size=8, max_size=8), max_size=4
+    ),
+    rows=st.integers(0, 8),
+    kinds=st.lists(st.sampled_from(["f4", "f8", "strided", "object"]), min_size=4, max_size=4),
+)
+def test_scores_are_dicts_without_nan(columns, rows, kinds):
+    def array(values, kind):
+        if kind == "strided":
+            return np.repeat(np.array(values, np.float32), 2)[::2]
+        return np.array(values, {"object": object}.get(kind, kind))
+
+    arrays = {name: array(v, kind) for (name, v), kind in zip(columns.items(), kinds, strict=False)}
+    found = _core.score_rows(arrays, rows=rows)
+    assert found == [
+        {name: values[row] for name, values in columns.items() if values[row] == values[row]}
+        for row in range(rows)
+    ]
+    assert all(type(value) is float for row in found for value in row.values())
+
+
+def test_a_column_that_is_too_short_is_refused():
+    with pytest.raises(ValueError, match=r"columns\[score\] has 2 values; 3 rows are wanted"):
+        _core.score_rows({"score": np.ones(2, np.float32)}, rows=3)
+
+
+def test_whole_numbers_and_own_objects_stay_what_they_are():
+    class Unequal:
+        def __eq__(self, other):
+            return False
+
+        __hash__ = None
+
+    kept = np.array([Unequal(), "text"], object)
+    found = _core.score_rows({"int": np.array([1, 2]), "own": kept}, rows=2)
+    assert found == [{"int": 1}, {"int": 2, "own": "text"}]
+
+
+def test_slotted_objects_are_those_of_the_class():
+    rows = [("recall", 0.5, 1.5, 0, 300, "x", 3), ("page", 2.0, 1.0, 300, 10, "", 0)]
+    spans = _core.slotted(Span, iter(rows))
+    assert spans == [Span(*row) for row in rows]
+    assert dataclasses.asdict(spans[0]) == dataclasses.asdict(Span(*rows[0]))
+    assert hash(spans[1]) == hash(Span(*rows[1]))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spans[0].stage = "other"
+    [hit] = _core.slotted(Hit, [(1, "a", 0.5, {"s": 1.0}, {"title": "A"}, ("r",))])
+    assert repr(hit) == repr(Hit(1, "a", 0.5, {"s": 1.0}, {"title": "A"}, ("r",)))
+    assert _core.slotted(Hit, []) == []
+
+
+def test_slotted_objects_hold_and_drop_their_values():
+    import gc
+    import weakref
+
+    class Value:
+        pass
+
+    value = Value()
+    gone = weakref.ref(value)
+    [hit] = _core.slotted(Hit, [(1, "a", 0.5, {}, {"value": value}, ())])
+    del value
+    assert gone() is not None
+    hit.fields["cycle"] = hit
+    del hit
+    gc.collect()
+    assert gone() is None
+
+
+def test_what_has_no_slots_is_refused():
+    @dataclasses.dataclass
+    class Plain:
+        a: int = 0
+
+    with pytest.raises(TypeError, match="a is no slot of Plain"):
+        _core.slotted(Plain, [(1,)])
+    for row in [(1,), [1, 2], "ab", None]:
+        with pytest.raises(TypeError, match="no tuple of 6 values"):
+            _core.slotted(Hit, [row])
