@@ -81,8 +81,8 @@ def thread_seconds(pipeline: Pipeline, texts: list[str], rounds: int) -> list[fl
 @contextmanager
 def released(seconds: dict[str, float]) -> Iterator[None]:
     """Add up what this thread spends in calls into the core that release the GIL; one thread at a time."""
-    owners: list[tuple[Any, str]] = [(_core.Ticket, "wait"), (_core.RequestCost, "seconds")]
-    owners += [(_core.Scorer, "submit_pairs"), (_core.Scorer, "submit_texts")]
+    owners: list[tuple[Any, str]] = [(_core.Scorer, "run"), (_core.RequestCost, "seconds")]
+    owners += [(_core.Scorer, "prepare_pairs"), (_core.Scorer, "prepare_texts")]
     with ExitStack() as undo:
         for owner, name in owners:
             call = getattr(owner, name)

@@ -483,7 +483,7 @@ class HostExecutor(Executor):
 
 @final
 class StagingRing(Executor):
-    def __init__(self, lanes: Sequence[GraphEngine], *, slots: int = 3) -> None: ...
+    def __init__(self, lanes: Sequence[GraphEngine], *, slots: int = 3, spin_s: float = 150e-6) -> None: ...
     @property
     def device_bytes(self) -> int: ...
     @property
@@ -542,6 +542,8 @@ class ScorerStats:
     def queued_rows(self) -> int: ...
     @property
     def batches_in_flight(self) -> int: ...
+    @property
+    def lone_batches(self) -> int: ...
 
 @final
 class Scorer:
@@ -553,6 +555,36 @@ class Scorer:
         batch_tokens: int = 0,
         max_delay_s: float = 0.0005,
     ) -> None: ...
+    def prepare_pairs(
+        self,
+        packer: PairPacker,
+        store: TokenStore,
+        query: NDArray[np.int32],
+        docs: NDArray[np.int32],
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        device_output: int = 0,
+    ) -> Ticket: ...
+    def prepare_texts(
+        self,
+        texts: Sequence[NDArray[np.int32]],
+        *,
+        cls_id: int,
+        sep_id: int,
+        pad_id: int = 0,
+        max_tokens: int = 512,
+        deadline: float | None = None,
+        priority: int = 0,
+        device_output: int = 0,
+    ) -> Ticket: ...
+    def submit(self, ticket: Ticket) -> None: ...
+    def run(
+        self,
+        ticket: Ticket,
+        timeout: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> bool: ...
     def submit_pairs(
         self,
         packer: PairPacker,

@@ -131,12 +131,17 @@ Raises ValueError for buckets, inputs, output_width or slots outside their limit
       R"(Slots of pinned and device memory around GPU engines.
 
 Packing, copy-in, compute and copy-out of different slots overlap. Several engines (lanes) compute side by side.)")
-      .def(py::init([](std::vector<std::shared_ptr<GraphEngine>> lanes, int slots) {
-             return releasing(std::make_unique<StagingRing>(std::move(lanes), slots));
-           }),
-           py::arg("lanes"), py::kw_only(), py::arg("slots") = 3, py::call_guard<py::gil_scoped_release>(),
-           "Raises ValueError for engines that are not prepared or differ in shape, CudaError when memory is "
-           "short.")
+      .def(
+          py::init([](std::vector<std::shared_ptr<GraphEngine>> lanes, int slots, double spin_s) {
+            return releasing(std::make_unique<StagingRing>(std::move(lanes), slots, spin_s));
+          }),
+          py::arg("lanes"), py::kw_only(), py::arg("slots") = 3, py::arg("spin_s") = 150e-6,
+          py::call_guard<py::gil_scoped_release>(),
+          R"(spin_s: seconds before a batch's expected end from which on its end is asked for again and again, and
+after it, if other batches run too, until which; the rest of the time is slept. With 0 nobody asks: the driver wakes
+whoever waits, some 50 us late, and no batch runs on the thread of a caller of Scorer.run().
+Raises ValueError for engines that are not prepared or differ in shape or a spin_s outside of 0 to 0.01, CudaError
+when memory is short.)")
       .def_property_readonly("device_bytes", &StagingRing::device_bytes,
                              "Device memory of the slots, in bytes.")
       .def_property_readonly("pinned_bytes", &StagingRing::pinned_bytes,
@@ -264,7 +269,7 @@ Raises ValueError for impossible values, CudaError when memory is short.)")
            R"(Set enqueue(index, (rows, tokens), inputs, output, stream), to be called before prepare().
 
 It puts one batch of bucket `index` on `stream` (a handle) and returns without waiting. It is called on the thread of
-prepare(), and for buckets that were not captured on a thread of the scorer. If it refers to the engine, only close()
+prepare(), and for buckets that were not captured on the scorer's own thread. If it refers to the engine, only close()
 ends that circle.)")
       .def("close", &GraphEngine::close, py::call_guard<py::gil_scoped_release>(),
            "Drop the graphs and the enqueue function, after the scorer that used the engine was closed.")

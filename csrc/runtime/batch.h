@@ -11,8 +11,6 @@
 
 namespace searchpipe::runtime {
 
-using TicketPtr = std::shared_ptr<Ticket>;
-
 // A row that was chosen to run next.
 struct Row {
   TicketPtr ticket;
@@ -35,6 +33,7 @@ struct Batch {
   std::vector<Group> groups;
   std::uint64_t rows = 0;
   std::uint64_t real_tokens = 0;
+  bool lone = false;  // begun by the thread that asked
 };
 
 // Gathers rows [cut.begin, cut.end) by request, leaving out those whose request has ended meanwhile.

@@ -2,12 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <limits>
 #include <string>
 #include <utility>
-
-#include "cuda/nvtx.h"
 
 namespace searchpipe::runtime {
 namespace {
@@ -44,9 +41,8 @@ Scorer::Scorer(std::shared_ptr<Executor> executor, const ScorerOptions& options)
 
 Scorer::~Scorer() { close(true); }
 
-std::shared_ptr<Ticket> Scorer::submit(std::unique_ptr<RowSource> rows, const RequestOptions& options) {
+TicketPtr Scorer::prepare(std::unique_ptr<RowSource> rows, const RequestOptions& options) const {
   const std::vector<std::int32_t>& lengths = rows->lengths();
-  const auto count = static_cast<std::int64_t>(lengths.size());
   const std::int32_t limit = executor_->shape().longest_row;
   for (std::size_t row = 0; row < lengths.size(); ++row) {
     if (lengths[row] > limit) {
@@ -56,15 +52,46 @@ std::shared_ptr<Ticket> Scorer::submit(std::unique_ptr<RowSource> rows, const Re
     }
   }
   auto ticket = std::make_shared<Ticket>(std::move(rows), executor_->shape().output_width, options);
+  ticket->scorer = this;
+  return ticket;
+}
+
+TicketPtr Scorer::submit(std::unique_ptr<RowSource> rows, const RequestOptions& options) {
+  TicketPtr ticket = prepare(std::move(rows), options);
+  submit(ticket);
+  return ticket;
+}
+
+void Scorer::submit(const TicketPtr& ticket) { enter(ticket, false); }
+
+bool Scorer::run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile) {
+  const Clock::time_point until = after_seconds(seconds);
+  std::vector<Row> rows = enter(ticket, executor_->watched());
+  if (!rows.empty()) {
+    run_alone(std::move(rows), *ticket, until, meanwhile);
+  } else if (meanwhile) {
+    meanwhile();
+  }
+  return ticket->wait_until(until);
+}
+
+std::vector<Row> Scorer::enter(const TicketPtr& ticket, bool may_begin) {
+  if (ticket->scorer != this) throw std::invalid_argument("the ticket was prepared by another scorer");
+  const std::vector<std::int32_t>& lengths = ticket->source().lengths();
+  const auto count = static_cast<std::int64_t>(lengths.size());
   std::vector<std::int32_t> descending;
-  descending.reserve(lengths.size());
-  for (const std::int32_t row : ticket->longest_first())
-    descending.push_back(lengths[static_cast<std::size_t>(row)]);
+  std::vector<TicketPtr> expired;
+  std::vector<Row> rows;
   bool late = false;
   {
     std::lock_guard lock(mutex_);
+    if (ticket->submitted || ticket->done()) return {};
     if (closing_) throw ScorerClosed("the scorer is closed");
+    descending.reserve(lengths.size());
+    for (const std::int32_t row : ticket->longest_first())
+      descending.push_back(lengths[static_cast<std::size_t>(row)]);
     ticket->arrived = Clock::now();
+    const RequestOptions& options = ticket->options();
     Admission admission;
     if (count > 0) {
       const auto add = [&] {
@@ -76,16 +103,21 @@ std::shared_ptr<Ticket> Scorer::submit(std::unique_ptr<RowSource> rows, const Re
     }
     late = admission.refusal == Refusal::kDeadlinePassed;
     if (!admission.accepted() && !late) throw QueueFull(admission.reason);
+    ticket->submitted = true;
     ++stats_.requests;
     if (late) stats_.late_rows += static_cast<std::uint64_t>(count);
     if (count > 0 && !late) queued_.emplace(next_id_++, ticket);
+    // Alone: nothing waits, nothing runs and nobody is about to change that.
+    if (may_begin && queued_.size() == 1 && stats_.batches_in_flight == 0 && !submitting_ && !left_) {
+      const Decision decision = decide(expired);
+      if (decision.batch) rows = take(*decision.batch);
+      submitting_ = !rows.empty();
+    }
   }
-  if (count == 0 || late) {
-    ticket->settle(static_cast<std::size_t>(count), false);
-  } else {
-    work_changed_.notify_all();
-  }
-  return ticket;
+  if (count == 0 || late) ticket->settle(static_cast<std::size_t>(count), false);
+  for (const TicketPtr& it : expired) it->settle(it->rows() - it->batched, false);
+  if (count > 0 && !late && rows.empty()) work_changed_.notify_one();
+  return rows;
 }
 
 void Scorer::close(bool drain) {
@@ -164,149 +196,8 @@ std::vector<Row> Scorer::take(const PlannedBatch& planned) {
   return wave;
 }
 
-void Scorer::work() {
-  std::string broken;
-  try {
-    executor_->enter_thread();
-  } catch (const std::exception& error) {
-    broken = error.what();
-  }
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    std::vector<TicketPtr> late;
-    const Decision decision = decide(late);
-    if (!late.empty() || decision.batch) {
-      std::vector<Row> wave;
-      if (decision.batch) wave = take(*decision.batch);
-      lock.unlock();
-      for (const TicketPtr& ticket : late) ticket->settle(ticket->rows() - ticket->batched, false);
-      if (!wave.empty()) run_wave(wave, broken);
-      lock.lock();
-    } else if (closing_ && planner_.queued_requests() == 0) {
-      break;
-    } else if (std::isfinite(decision.ask_again_at)) {
-      const std::chrono::duration<double> at(decision.ask_again_at);
-      work_changed_.wait_until(lock, Clock::time_point(std::chrono::duration_cast<Clock::duration>(at)));
-    } else {
-      work_changed_.wait(lock);
-    }
-  }
-  worker_ended_ = true;
-  lock.unlock();
-  flight_changed_.notify_all();
-}
-
-void Scorer::run_wave(std::vector<Row>& wave, const std::string& broken) {
-  std::string error = broken;
-  try {
-    if (error.empty()) submit_wave(wave);
-  } catch (const std::exception& caught) {
-    error = caught.what();
-  }
-  if (error.empty()) return;
-  for (const Row& row : wave) row.ticket->end(TicketStatus::kFailed, error);
-}
-
-void Scorer::submit_wave(std::vector<Row>& wave) {
-  std::stable_sort(wave.begin(), wave.end(), [](const Row& a, const Row& b) { return a.length > b.length; });
-  std::vector<std::int32_t> lengths;
-  lengths.reserve(wave.size());
-  for (const Row& row : wave) lengths.push_back(row.length);
-  const std::vector<BucketBatch> batches =
-      cut_into_batches(lengths, executor_->shape(), executor_->costs(), executor_->exact_shape());
-  for (const BucketBatch& cut : batches) {
-    const int slot = acquire_slot();
-    Batch batch = make_batch(wave, cut, executor_->exact_shape());
-    batch.slot = slot;
-    if (batch.groups.empty()) {  // all cancelled meanwhile
-      release_slot(slot);
-      continue;
-    }
-    const nvtx::Range range(
-        [&] { return "batch " + to_string(batch.shape) + " slot " + std::to_string(slot); });
-    try {
-      const std::vector<DeviceCopy> copies = pack(batch, *executor_);
-      executor_->submit(slot, batch.bucket, batch.shape, copies);
-    } catch (const std::exception& error) {
-      release_slot(slot);
-      fail(batch, error.what());
-      continue;
-    }
-    {
-      std::lock_guard lock(mutex_);
-      in_flight_.push_back(std::move(batch));
-      ++stats_.batches_in_flight;
-    }
-    flight_changed_.notify_all();
-  }
-}
-
-void Scorer::complete() {
-  std::string broken;
-  try {
-    executor_->enter_thread();
-  } catch (const std::exception& error) {
-    broken = error.what();
-  }
-  for (;;) {
-    Batch batch;
-    {
-      std::unique_lock lock(mutex_);
-      flight_changed_.wait(lock, [this] { return !in_flight_.empty() || worker_ended_; });
-      if (in_flight_.empty()) return;
-      batch = std::move(in_flight_.front());
-      in_flight_.pop_front();
-    }
-    const nvtx::Range range([&] { return "wait slot " + std::to_string(batch.slot); });
-    std::string error = broken;
-    try {
-      if (error.empty()) executor_->wait(batch.slot);
-    } catch (const std::exception& caught) {
-      error = caught.what();
-    }
-    if (error.empty()) scatter(batch, *executor_);
-    {
-      std::lock_guard lock(mutex_);
-      --stats_.batches_in_flight;
-      if (error.empty()) {
-        ++stats_.batches;
-        stats_.rows += batch.rows;
-        stats_.real_tokens += batch.real_tokens;
-        stats_.padded_tokens += static_cast<std::uint64_t>(executor_->shape().places(batch.shape));
-      }
-    }
-    // The slot goes back before callers are told: what they do then (Python callbacks) may take a while.
-    release_slot(batch.slot);
-    if (!error.empty()) {
-      fail(batch, error);
-    } else {
-      for (const Group& group : batch.groups) group.ticket->settle(group.rows.size(), true);
-    }
-  }
-}
-
-void Scorer::fail(const Batch& batch, const std::string& error) {
-  {
-    std::lock_guard lock(mutex_);
-    ++stats_.failed_batches;
-  }
-  for (const Group& group : batch.groups) group.ticket->end(TicketStatus::kFailed, error);
-}
-
-int Scorer::acquire_slot() {
-  std::unique_lock lock(mutex_);
-  work_changed_.wait(lock, [this] { return !free_slots_.empty(); });
-  const int slot = free_slots_.back();
-  free_slots_.pop_back();
-  return slot;
-}
-
-void Scorer::release_slot(int slot) {
-  {
-    std::lock_guard lock(mutex_);
-    free_slots_.push_back(slot);
-  }
-  work_changed_.notify_all();
+bool Scorer::worker_is_wanted() const {
+  return closing_ || left_ || slot_wanted_ || planner_.queued_requests() > 0;
 }
 
 }  // namespace searchpipe::runtime

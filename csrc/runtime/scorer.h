@@ -2,8 +2,10 @@
 
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -34,6 +36,7 @@ struct ScorerStats {
   std::uint64_t failed_batches = 0;
   std::int64_t queued_rows = 0;        // now
   std::int64_t batches_in_flight = 0;  // now
+  std::uint64_t lone_batches = 0;      // of `batches`: begun by the thread that asked
 };
 
 class QueueFull : public std::runtime_error {
@@ -53,6 +56,13 @@ class ScorerClosed : public std::runtime_error {
 // each into a free slot and submits it; a completion thread hands rows back as
 // their batches end. The worker asks the planner only once a slot is free, so
 // that what arrives while the device is busy joins the next batch.
+//
+// A caller that waits in run() and finds nobody else needs neither thread, nor
+// to be woken: it packs, submits and watches its batches itself, if the
+// executor's may be watched. What it would have to wait for (a free slot) it
+// leaves to the worker; what it leaves behind, since its time is up, it was
+// cancelled or the batch is overdue, to the completion thread.
+//
 // A batch that fails ends the requests it held rows of, and nothing else.
 // Any thread may call everything.
 class Scorer {
@@ -62,10 +72,17 @@ class Scorer {
   Scorer(const Scorer&) = delete;
   Scorer& operator=(const Scorer&) = delete;
 
-  // Throws QueueFull, ScorerClosed, or std::invalid_argument for a row longer than every bucket.
-  std::shared_ptr<Ticket> submit(std::unique_ptr<RowSource> rows, const RequestOptions& options);
+  // A request for submit() or run(). Throws std::invalid_argument for a row longer than every bucket.
+  TicketPtr prepare(std::unique_ptr<RowSource> rows, const RequestOptions& options) const;
+  // Queues a request of this scorer's prepare(), unless it was queued or has ended. Throws QueueFull,
+  // ScorerClosed, or std::invalid_argument for a ticket of another scorer.
+  void submit(const TicketPtr& ticket);
+  TicketPtr submit(std::unique_ptr<RowSource> rows, const RequestOptions& options);
+  // submit() and then Ticket::wait(seconds), and faster than both for a lone caller. Between the two
+  // `meanwhile` is called, on this thread and without a lock held; it must not throw.
+  bool run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile = nullptr);
   // Refuses new requests, then finishes (`drain`) or ends (kClosed) those that wait; what the device has
-  // begun is always finished. Returns when both threads have ended.
+  // begun is always finished. Returns when both threads have ended, and no caller has a batch any more.
   void close(bool drain);
   ScorerStats stats() const;
   // From a request's arrival to its first batch, in seconds.
@@ -73,27 +90,52 @@ class Scorer {
   const std::shared_ptr<Executor>& executor() const { return executor_; }
 
  private:
+  // Rows that were chosen together, and the batches that they are cut into.
+  struct Wave {
+    std::vector<Row> rows;
+    std::vector<BucketBatch> cuts;
+    std::size_t next = 0;  // of cuts
+  };
+
+  // Queues the request; returns rows that the caller must begin, being the submitter now.
+  std::vector<Row> enter(const TicketPtr& ticket, bool may_begin);
+
   void work();
-  void complete();
   // With the mutex held.
   std::vector<TicketPtr> forget_ended();
   std::vector<Row> take(const PlannedBatch& planned);
   Decision decide(std::vector<TicketPtr>& late);
+  bool worker_is_wanted() const;
 
+  // The submitter's: the worker, or a caller that found it idle.
+  void cut(Wave& wave) const;
+  std::optional<Batch> start(Wave& wave, int slot);
+  void start_all(Wave wave, const std::string& broken);
+  std::optional<int> free_slot();
   int acquire_slot();
   void release_slot(int slot);
-  void run_wave(std::vector<Row>& wave, const std::string& broken);
-  void submit_wave(std::vector<Row>& wave);
-  void fail(const Batch& batch, const std::string& error);
+
+  // A caller's own batches.
+  void run_alone(std::vector<Row> rows, const Ticket& ticket, Clock::time_point until,
+                 const std::function<void()>& meanwhile);
+  void watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until);
+  bool watch(const Batch& batch, const Ticket& ticket, Clock::time_point until);
+
+  void complete();
+  void conclude(const Batch& batch, std::string error);
 
   std::shared_ptr<Executor> executor_;
   mutable std::mutex mutex_;
-  std::condition_variable work_changed_;    // requests, free slots, closing: the worker waits
+  std::condition_variable work_changed_;    // requests, free slots, submitter, closing: the worker waits
   std::condition_variable flight_changed_;  // batches in flight, worker's end: the completion thread waits
   BatchPlanner planner_;
   std::unordered_map<std::uint64_t, TicketPtr> queued_;  // what the planner knows, by its id
   std::vector<int> free_slots_;
-  std::deque<Batch> in_flight_;
+  bool submitting_ = false;      // somebody submits, one at a time
+  bool slot_wanted_ = false;     // the worker waits for a slot
+  std::optional<Wave> left_;     // by a caller, to the worker
+  std::deque<Batch> in_flight_;  // for the completion thread
+  std::size_t lone_ = 0;         // batches that callers see through
   std::uint64_t next_id_ = 0;
   bool closing_ = false;
   bool worker_ended_ = false;

@@ -1,14 +1,22 @@
 #include "runtime/staging_ring.h"
 
+#include <algorithm>
 #include <exception>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "cuda/error.h"
+#include "runtime/relax.h"
 
 namespace searchpipe::runtime {
 namespace {
+
+// Sleeping takes so long at least, with Linux's timer slack.
+constexpr Clock::duration kShortestSleep = std::chrono::microseconds(60);
+// A watcher's batch runs alone, so that it ends when it should, unless the device has slowed down.
+constexpr Clock::duration kWatchGrace = std::chrono::milliseconds(1);
 
 std::vector<std::shared_ptr<GraphEngine>> checked(std::vector<std::shared_ptr<GraphEngine>> lanes) {
   if (lanes.empty()) throw std::invalid_argument("a staging ring needs at least one engine");
@@ -42,11 +50,20 @@ StagingRing::Slot::Slot(const std::shared_ptr<cuda::Device>& device, const Engin
       computed(device),
       copied_out(device) {}
 
-StagingRing::StagingRing(std::vector<std::shared_ptr<GraphEngine>> lanes, int slots)
+StagingRing::StagingRing(std::vector<std::shared_ptr<GraphEngine>> lanes, int slots, double spin_s)
     : lanes_(checked(std::move(lanes))),
       device_(lanes_.front()->device()),
       copy_in_(device_),
-      copy_out_(device_) {
+      copy_out_(device_),
+      lane_ended_at_(lanes_.size()) {
+  if (!(spin_s >= 0.0 && spin_s <= 0.01)) {
+    throw std::invalid_argument("spin_s is " + std::to_string(spin_s) + " s, must be 0 to 0.01");
+  }
+  spin_ = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(spin_s));
+  const auto captured = [](const auto& lane) {
+    return std::ranges::all_of(lane->reports(), [](const BucketReport& it) { return it.captured; });
+  };
+  watched_ = spin_s > 0.0 && std::ranges::all_of(lanes_, captured);
   if (slots < 1 || slots > 64) {
     throw std::invalid_argument("slots is " + std::to_string(slots) + ", must be 1 to 64");
   }
@@ -60,8 +77,12 @@ StagingRing::~StagingRing() {
 }
 
 void StagingRing::enter_thread() {
-  // Left current for the thread's life: the threads are the scorer's own.
   cuda::check(cuda::driver().cuCtxPushCurrent(device_->context()), "cuCtxPushCurrent");
+}
+
+void StagingRing::leave_thread() {
+  cuda::ContextHandle popped = nullptr;
+  cuda::driver().cuCtxPopCurrent(&popped);
 }
 
 SlotView StagingRing::view(int slot, const Bucket& shape) {
@@ -71,17 +92,44 @@ SlotView StagingRing::view(int slot, const Bucket& shape) {
 
 void StagingRing::submit(int slot, int bucket, const Bucket& shape, std::span<const DeviceCopy> copies) {
   Slot& it = *slots_[static_cast<std::size_t>(slot)];
+  it.lane = next_lane_;
   GraphEngine& lane = *lanes_[next_lane_];
   next_lane_ = (next_lane_ + 1) % lanes_.size();
+  const bool alone = running_.fetch_add(1) == 0;
   try {
-    enqueue(it, lane, bucket, shape, copies);
+    if (alone) {
+      enqueue_alone(it, lane, bucket, shape, copies);
+    } else {
+      enqueue(it, lane, bucket, shape, copies);
+    }
   } catch (...) {
     // Whatever was started may still read the slot: it is free only after that.
     quiesce(copy_in_);
     quiesce(lane.stream());
     quiesce(copy_out_);
+    --running_;
     throw;
   }
+  const BucketCost& cost = costs()[static_cast<std::size_t>(bucket)];
+  const std::chrono::duration<double, std::milli> milliseconds(
+      cost.fixed + cost.per_token * static_cast<double>(this->shape().places(shape)));
+  it.cost = std::chrono::duration_cast<Clock::duration>(milliseconds);
+  it.submitted = Clock::now();
+}
+
+void StagingRing::enqueue_alone(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
+                                std::span<const DeviceCopy> copies) {
+  const EngineShape& engine = this->shape();
+  cuda::Stream& stream = lane.stream();
+  stream.copy_to_device(lane.input(), slot.pinned_in.data(), engine.input_bytes(shape));
+  lane.launch(bucket);
+  stream.copy_to_host(slot.pinned_out.data(), lane.output(), engine.output_bytes(shape));
+  const std::size_t row_bytes = static_cast<std::size_t>(engine.output_width) * sizeof(float);
+  for (const DeviceCopy& copy : copies) {
+    stream.copy_on_device(copy.address, lane.output() + row_bytes * static_cast<std::size_t>(copy.row),
+                          row_bytes);
+  }
+  slot.copied_out.record(stream);
 }
 
 void StagingRing::enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
@@ -109,7 +157,53 @@ void StagingRing::enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucke
   slot.copied_out.record(copy_out_);
 }
 
-void StagingRing::wait(int slot) { slots_[static_cast<std::size_t>(slot)]->copied_out.synchronize(); }
+Clock::time_point StagingRing::expected_end(const Slot& slot) const {
+  // The lane's batches run one after the other.
+  const Clock::time_point free(Clock::duration(lane_ended_at_[slot.lane].load()));
+  return std::max(slot.submitted, free) + slot.cost;
+}
+
+void StagingRing::end(Slot& slot) {
+  lane_ended_at_[slot.lane] = Clock::now().time_since_epoch().count();
+  --running_;
+}
+
+Watch StagingRing::watch(int slot) const {
+  const Slot& it = *slots_[static_cast<std::size_t>(slot)];
+  const Clock::time_point end = expected_end(it);
+  const Clock::time_point from = end - spin_;
+  return {Clock::now() + kShortestSleep < from ? from : Clock::time_point::min(),
+          end + it.cost + kWatchGrace};
+}
+
+bool StagingRing::ended(int slot) {
+  Slot& it = *slots_[static_cast<std::size_t>(slot)];
+  try {
+    if (!it.copied_out.done()) return false;
+  } catch (...) {
+    end(it);
+    throw;
+  }
+  end(it);
+  return true;
+}
+
+void StagingRing::wait(int slot) {
+  Slot& it = *slots_[static_cast<std::size_t>(slot)];
+  try {
+    const Clock::time_point end = expected_end(it);
+    bool done = false;
+    if (spin_ > Clock::duration::zero()) {
+      if (Clock::now() + kShortestSleep < end - spin_) std::this_thread::sleep_until(end - spin_);
+      while (!(done = it.copied_out.done()) && Clock::now() < end + spin_) relax();
+    }
+    if (!done) it.copied_out.synchronize();
+  } catch (...) {
+    this->end(it);
+    throw;
+  }
+  this->end(it);
+}
 
 std::size_t StagingRing::device_bytes() const {
   return slots_.size() * (shape().max_input_bytes() + shape().max_output_bytes());

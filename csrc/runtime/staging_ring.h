@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -19,10 +20,22 @@ namespace searchpipe::runtime {
 //
 // so that while one slot computes, the next is copied in and the one after it
 // is packed. With several engines (lanes) batches also compute side by side.
+//
+// A batch that finds the ring empty has nothing to overlap with: it goes
+// through the lane's compute stream alone, straight from and to the pinned
+// memory. Whatever comes after it uses the lane's memory on that stream too,
+// hence after it.
+//
+// Waiting: a thread that sleeps until an event is woken some 50 us after it.
+// The end of a batch is known beforehand (its bucket was timed), so wait()
+// sleeps until `spin_s` before that, asks again and again until `spin_s`
+// after, and only then sleeps until the event.
 class StagingRing final : public Executor {
  public:
   // All lanes are prepared, on one device and of one shape. Throws std::invalid_argument, CudaError.
-  explicit StagingRing(std::vector<std::shared_ptr<GraphEngine>> lanes, int slots = 3);
+  // `spin_s` 0: no thread ever asks, wait() sleeps until the event, and batches cannot be watched.
+  explicit StagingRing(std::vector<std::shared_ptr<GraphEngine>> lanes, int slots = 3,
+                       double spin_s = 150e-6);
   ~StagingRing() override;
 
   const EngineShape& shape() const override { return lanes_.front()->shape(); }
@@ -33,6 +46,11 @@ class StagingRing final : public Executor {
   void submit(int slot, int bucket, const Bucket& shape, std::span<const DeviceCopy> copies) override;
   void wait(int slot) override;
   void enter_thread() override;
+  void leave_thread() override;
+  // If all buckets are replayed from graphs: runtimes keep memory for every thread that calls them.
+  bool watched() const override { return watched_; }
+  Watch watch(int slot) const override;
+  bool ended(int slot) override;
 
   // What the ring itself takes, engines aside.
   std::size_t device_bytes() const;
@@ -48,10 +66,18 @@ class StagingRing final : public Executor {
     cuda::Event copied_in;
     cuda::Event computed;
     cuda::Event copied_out;
+    // Of the batch that runs.
+    std::size_t lane = 0;
+    Clock::time_point submitted;
+    Clock::duration cost{};
   };
 
+  void enqueue_alone(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
+                     std::span<const DeviceCopy> copies);
   void enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
                std::span<const DeviceCopy> copies);
+  Clock::time_point expected_end(const Slot& slot) const;
+  void end(Slot& slot);
 
   std::vector<std::shared_ptr<GraphEngine>> lanes_;
   std::shared_ptr<cuda::Device> device_;
@@ -59,6 +85,10 @@ class StagingRing final : public Executor {
   cuda::Stream copy_out_;
   std::vector<std::unique_ptr<Slot>> slots_;
   std::size_t next_lane_ = 0;
+  Clock::duration spin_;
+  bool watched_ = false;
+  std::atomic<int> running_ = 0;                        // slots between submit() and their end
+  std::vector<std::atomic<Clock::rep>> lane_ended_at_;  // the last batch of each lane
 };
 
 }  // namespace searchpipe::runtime

@@ -21,21 +21,17 @@ Ticket::Ticket(std::unique_ptr<RowSource> rows, std::int32_t output_width, const
   });
 }
 
-TicketStatus Ticket::status() const {
-  std::lock_guard lock(mutex_);
-  return status_;
+bool Ticket::wait(std::optional<double> seconds) const {
+  if (seconds) return wait_until(after_seconds(*seconds));
+  std::unique_lock lock(mutex_);
+  ended_.wait(lock, [this] { return done(); });
+  return true;
 }
 
-bool Ticket::wait(std::optional<double> seconds) const {
+bool Ticket::wait_until(Clock::time_point until) const {
+  if (done()) return true;
   std::unique_lock lock(mutex_);
-  const auto ended = [this] { return status_ != TicketStatus::kPending; };
-  if (!seconds) {
-    ended_.wait(lock, ended);
-    return true;
-  }
-  // A year stands for any longer wait: time_point arithmetic must not overflow.
-  const std::chrono::duration<double> limit(std::clamp(*seconds, 0.0, 3.15e7));
-  return ended_.wait_for(lock, std::chrono::duration_cast<std::chrono::nanoseconds>(limit), ended);
+  return ended_.wait_until(lock, until, [this] { return done(); });
 }
 
 bool Ticket::cancel() { return finish(TicketStatus::kCancelled, "cancelled by its caller"); }
@@ -43,7 +39,7 @@ bool Ticket::cancel() { return finish(TicketStatus::kCancelled, "cancelled by it
 void Ticket::on_done(std::function<void()> callback) {
   {
     std::lock_guard lock(mutex_);
-    if (status_ == TicketStatus::kPending) {
+    if (!done()) {
       callbacks_.push_back(std::move(callback));
       return;
     }
@@ -83,9 +79,9 @@ bool Ticket::finish(TicketStatus status, std::string error) {
   std::vector<std::function<void()>> callbacks;
   {
     std::lock_guard lock(mutex_);
-    if (status_ != TicketStatus::kPending) return false;
-    status_ = status;
+    if (done()) return false;
     error_ = std::move(error);
+    status_.store(status, std::memory_order_release);
     callbacks.swap(callbacks_);
   }
   ended_.notify_all();

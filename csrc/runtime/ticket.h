@@ -1,6 +1,6 @@
 #pragma once
 
-#include <chrono>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -11,12 +11,10 @@
 #include <string>
 #include <vector>
 
+#include "runtime/clock.h"
 #include "runtime/row_source.h"
 
 namespace searchpipe::runtime {
-
-// The clock of deadlines: CLOCK_MONOTONIC, as Python's time.monotonic().
-using Clock = std::chrono::steady_clock;
 
 enum class TicketStatus { kPending, kDone, kFailed, kCancelled, kClosed };
 
@@ -34,10 +32,11 @@ class Ticket {
 
   std::size_t rows() const { return source_->lengths().size(); }
   std::int32_t output_width() const { return output_width_; }
-  TicketStatus status() const;
+  TicketStatus status() const { return status_.load(std::memory_order_acquire); }
   bool done() const { return status() != TicketStatus::kPending; }
   // False if still pending after `seconds`; without it waits for ever.
   bool wait(std::optional<double> seconds) const;
+  bool wait_until(Clock::time_point until) const;
   // True if it was still pending. What a device has begun runs on, for nobody.
   bool cancel();
   // Called once, without a lock held, by the thread that ends the request; at once if it has ended.
@@ -57,7 +56,9 @@ class Ticket {
   // Rows by length, longest first: the order in which they are batched.
   const std::vector<std::int32_t>& longest_first() const { return longest_first_; }
 
+  const void* scorer = nullptr;  // that prepared it
   // Guarded by the scorer's mutex.
+  bool submitted = false;
   std::size_t batched = 0;  // of longest_first()
   Clock::time_point arrived;
 
@@ -71,11 +72,13 @@ class Ticket {
   std::vector<float> scores_;
   mutable std::mutex mutex_;
   mutable std::condition_variable ended_;
-  TicketStatus status_ = TicketStatus::kPending;
+  std::atomic<TicketStatus> status_ = TicketStatus::kPending;  // written with the mutex held
   std::string error_;
   std::size_t remaining_;
   std::size_t scored_ = 0;
   std::vector<std::function<void()>> callbacks_;
 };
+
+using TicketPtr = std::shared_ptr<Ticket>;
 
 }  // namespace searchpipe::runtime

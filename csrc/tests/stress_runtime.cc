@@ -28,7 +28,7 @@ namespace {
 using namespace searchpipe;
 using namespace searchpipe::runtime;
 
-constexpr int kThreads = 6;
+constexpr unsigned kThreads = 6;
 constexpr int kRequests = 60;
 constexpr std::int32_t kMaxTokens = 32;
 constexpr std::int32_t kWidth = 2;
@@ -108,7 +108,26 @@ void check(const Ticket& ticket, const std::vector<std::vector<std::int32_t>>& t
   }
 }
 
-void client(Scorer& scorer, unsigned seed) {
+// For ever, for a moment, or until somebody cancels.
+void run(Scorer& scorer, const TicketPtr& ticket, unsigned choice, bool cancelled) {
+  if (cancelled) {
+    std::thread other([ticket, choice] {
+      std::this_thread::sleep_for(std::chrono::microseconds(choice % 300));
+      ticket->cancel();
+    });
+    try {
+      scorer.run(ticket, 60.0);
+    } catch (...) {
+      other.join();
+      throw;
+    }
+    other.join();
+  } else {
+    scorer.run(ticket, choice % 4 == 0 ? 1e-6 * (choice % 200) : 60.0);
+  }
+}
+
+void client(Scorer& scorer, unsigned seed, unsigned pause_us) {
   std::mt19937 random(seed);
   for (int i = 0; i < kRequests; ++i) {
     std::vector<std::vector<std::int32_t>> texts(random() % 12);
@@ -119,31 +138,52 @@ void client(Scorer& scorer, unsigned seed) {
     RequestOptions options;
     options.priority = static_cast<std::int32_t>(random() % 3);
     if (random() % 8 == 0) options.deadline = Clock::now() + std::chrono::microseconds(random() % 500);
-    std::shared_ptr<Ticket> ticket;
+    const TicketPtr ticket =
+        scorer.prepare(std::make_unique<TextRows>(texts, 101, 102, 0, kMaxTokens), options);
+    auto counter = std::make_shared<std::atomic<int>>(0);
+    ticket->on_done([counter] { ++*counter; });
+    const bool cancelled = random() % 8 == 0;
     try {
-      ticket = scorer.submit(std::make_unique<TextRows>(texts, 101, 102, 0, kMaxTokens), options);
+      if (random() % 2 == 0) {
+        run(scorer, ticket, random(), cancelled);
+      } else {
+        scorer.submit(ticket);
+        if (cancelled) ticket->cancel();
+      }
     } catch (const QueueFull&) {
       continue;
     } catch (const ScorerClosed&) {
       return;
     }
-    auto counter = std::make_shared<std::atomic<int>>(0);
-    ticket->on_done([counter] { ++*counter; });
-    if (random() % 8 == 0) ticket->cancel();
     if (!ticket->wait(60.0)) mistake("a request was never ended");
     check(*ticket, texts);
+    // Gaps, so that some find the scorer idle and are alone.
+    if (random() % 2 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % pause_us));
   }
 }
 
-void stress(std::shared_ptr<Executor> executor, bool close_early) {
-  Scorer scorer(std::move(executor), {200, 0, 0.0002});
+void stress(const std::shared_ptr<Executor>& executor, bool close_early, unsigned clients) {
+  Scorer scorer(executor, {200, 0, 0.0002});
   std::vector<std::thread> threads;
-  for (unsigned seed = 0; seed < kThreads; ++seed) threads.emplace_back([&, seed] { client(scorer, seed); });
-  if (close_early) scorer.close(false);
+  for (unsigned seed = 0; seed < clients; ++seed) {
+    threads.emplace_back([&, seed] { client(scorer, seed, clients == 1 ? 1 : 2000); });
+  }
+  if (close_early) {
+    if (clients < kThreads) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    scorer.close(false);
+  }
   for (std::thread& thread : threads) thread.join();
   scorer.close(true);
   const ScorerStats stats = scorer.stats();
   if (stats.queued_rows != 0 || stats.batches_in_flight != 0) mistake("something was left behind");
+  if (clients == 1 && !close_early && executor->watched() && stats.lone_batches == 0) {
+    mistake("a lone caller was never alone");
+  }
+}
+
+// Many callers, a few that come and go, and one.
+void stress(const std::shared_ptr<Executor>& executor, bool close_early) {
+  for (const unsigned clients : {kThreads, 2U, 1U}) stress(executor, close_early, clients);
 }
 
 }  // namespace

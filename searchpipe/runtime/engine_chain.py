@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from searchpipe import _core
 from searchpipe.arrays import Float32
 from searchpipe.breaker import BreakerPolicy, CircuitBreaker
@@ -25,6 +23,7 @@ from searchpipe.errors import (
     PipelineError,
 )
 from searchpipe.forks import Inherited
+from searchpipe.runtime.bad_scores import mostly_bad
 from searchpipe.runtime.chain_keeper import ChainKeeper
 from searchpipe.runtime.forecast import Forecaster
 from searchpipe.runtime.links import Link, LinkState, Live, Opened
@@ -32,6 +31,9 @@ from searchpipe.runtime.links import Link, LinkState, Live, Opened
 __all__ = ["EngineChain", "Link", "LinkState", "Opened", "Submit"]
 
 Submit = Callable[[_core.Scorer], _core.Ticket]
+"""Makes a request of a scorer: prepared, to be queued as suits the caller, or queued already."""
+
+Work = Callable[[], None]
 
 _SLOW = 20.0
 """Times what a request was expected to take, its queue included: below that the next engine is no faster."""
@@ -65,7 +67,8 @@ class EngineChain:
     later. What cannot come back in this process is never tried (``LinkState.lost``): a CUDA context that
     has failed stays broken for the life of a process, and a plan or package that does not fit stays so.
 
-    Threads: any thread may call everything.
+    Threads: any thread may call everything. A lone caller of :meth:`run` does on its own thread what the
+    threads of the scorer do otherwise (``_core.Scorer.run``).
 
     Args:
         links: best first.
@@ -145,7 +148,7 @@ class EngineChain:
         submit: Submit,
         *,
         timeout: float | None = None,
-        meanwhile: Callable[[], None] | None = None,
+        meanwhile: Work | None = None,
     ) -> Float32:
         """Submit a request and wait for its scores; NaN where its own deadline came first.
 
@@ -156,35 +159,38 @@ class EngineChain:
 
         Raises:
             EngineFailedError: the engine failed; ``EngineUnavailableError``: none is ready.
-            OverloadedError, ClosedError: as ``submit`` raises them.
+            OverloadedError, ClosedError: the queue is full, the engine closed; what ``submit`` raises.
             QueryCancelled: inside a pipeline, the query's caller has left.
             TimeoutError: no scores within ``timeout``.
         """
-        since = self._clock()
         if (answering := ANSWERING.get()) is not None:
             answering.check_cancelled()
-        trial = self._try(submit)
-        if trial is not None:
-            _use_time(meanwhile)
-            meanwhile = None
+        spare = None if meanwhile is None else _once(meanwhile)
+        if self._keeper.probing is not None:
+            since = self._clock()
+            scores = self._tried(submit, timeout, spare)
+            if scores is not None:
+                return scores
+            if timeout is not None:  # the one that serves answers
+                timeout = max(0.0, timeout - (self._clock() - since))
+        while True:
+            request = self._begin(submit, queue=False)
             try:
-                return self._wait(trial, timeout)
-            except EngineError:  # the one that serves answers
-                if timeout is not None:
-                    timeout = max(0.0, timeout - (self._clock() - since))
-        request = self._begin(submit)
-        _use_time(meanwhile)
-        return self._wait(request, timeout)
+                ended = self._run(request, timeout, spare)
+            except ClosedError:
+                self._moved_on(request.live)
+                continue
+            return self._result(request, ended, timeout)
 
     async def run_async(self, submit: Submit) -> Float32:
         """As :meth:`run`, for an event loop, which the scorer wakes; a cancelled task cancels its request."""
-        trial = self._try(submit)
+        trial = self._try(submit, queue=True)
         if trial is not None:
             try:
                 return await self._wait_async(trial)
             except EngineError:
                 pass
-        return await self._wait_async(self._begin(submit))
+        return await self._wait_async(self._begin(submit, queue=True))
 
     def wait_until_serving(self, timeout: float | None = None) -> bool:
         """Wait for a link that is being opened; True if one serves then."""
@@ -203,18 +209,32 @@ class EngineChain:
             raise ClosedError("The engine was closed.")
         raise EngineUnavailableError(f"No engine is ready. {self._keeper.reasons()}")
 
-    def _try(self, submit: Submit) -> _Request | None:
-        """Begin on the link that is to come back, if it is to be tried now."""
+    def _tried(self, submit: Submit, timeout: float | None, spare: Work | None) -> Float32 | None:
+        """Scores of the link that is to come back; None if it is not to be tried now, or failed."""
+        trial = self._try(submit, queue=False)
+        if trial is None:
+            return None
+        try:
+            ended = self._run(trial, timeout, spare)
+        except Exception:
+            return None  # the one that serves says why
+        try:
+            return self._result(trial, ended, timeout)
+        except EngineError:
+            return None
+
+    def _try(self, submit: Submit, *, queue: bool) -> _Request | None:
+        """Make a request of the link that is to come back, if it is to be tried now."""
         live = self._keeper.probing
         given = live.breaker.admit() if live is not None else 0
         if live is None or not given:
             return None
         try:
-            return self._request(live, given, submit)
+            return self._request(live, given, submit, queue=queue)
         except Exception:
             return None  # the one that serves says why
 
-    def _begin(self, submit: Submit) -> _Request:
+    def _begin(self, submit: Submit, *, queue: bool) -> _Request:
         while True:
             live = self._current()
             given = live.breaker.admit()
@@ -222,32 +242,38 @@ class EngineChain:
                 name = self._keeper.states[live.place].name
                 raise EngineUnavailableError(f"Engine {name} is being tried. {self._keeper.reasons()}")
             try:
-                return self._request(live, given, submit)
+                return self._request(live, given, submit, queue=queue)
             except ClosedError:
-                # A better one may have taken over a moment ago.
-                if self._keeper.closed or self._keeper.serving in (None, live):
-                    raise self._ended(live) from None
+                self._moved_on(live)
 
-    def _request(self, live: Live, given: int, submit: Submit) -> _Request:
+    def _moved_on(self, live: Live) -> None:
+        """A scorer has refused: raise why, unless a better one has taken over a moment ago."""
+        if self._keeper.closed or self._keeper.serving in (None, live):
+            raise self._ended(live) from None
+
+    def _request(self, live: Live, given: int, submit: Submit, *, queue: bool) -> _Request:
         try:
             ticket = submit(live.scorer)
+            if queue:
+                live.scorer.submit(ticket)
         except BaseException:
             live.breaker.abandoned(given)
             raise
         slow_s = math.inf if live.forecaster is None else _SLOW * live.forecaster.expected_s(ticket.rows)
         return _Request(live, given, ticket, self._clock(), slow_s)
 
-    def _wait(self, request: _Request, timeout: float | None) -> Float32:
-        ticket, answering = request.ticket, ANSWERING.get()
-        if answering is None:
-            ended = ticket.wait(timeout)
-        else:  # rows that nobody waits for leave the queue
-            with answering.on_cancel(ticket.cancel):
-                ended = ticket.wait(timeout)
-        if not ended and ticket.cancel():
-            self._ran_out(request)
-            raise TimeoutError(f"No scores within {timeout:.3g} s.")
-        return self._result(request)
+    def _run(self, request: _Request, timeout: float | None, spare: Work | None) -> bool:
+        """Queue a request, use the time for ``spare``, wait for its end; False if the time was up before."""
+        run, ticket, answering = request.live.scorer.run, request.ticket, ANSWERING.get()
+        try:
+            if answering is None:
+                return run(ticket, timeout, spare)
+            with answering.on_cancel(ticket.cancel):  # rows that nobody waits for leave the queue
+                return run(ticket, timeout, spare)
+        except BaseException:
+            ticket.cancel()
+            request.live.breaker.abandoned(request.given)
+            raise
 
     async def _wait_async(self, request: _Request) -> Float32:
         loop = asyncio.get_running_loop()
@@ -261,13 +287,16 @@ class EngineChain:
             raise
         return self._result(request)
 
-    def _result(self, request: _Request) -> Float32:
+    def _result(self, request: _Request, ended: bool = True, timeout: float | None = None) -> Float32:
         live, ticket = request.live, request.ticket
+        if not ended and ticket.cancel():
+            self._ran_out(request)
+            raise TimeoutError(f"No scores within {timeout:.3g} s.")
         status = ticket.status
         if status == "done":
             scores = ticket.scores()
             self._timeouts, self._last_result = 0, self._clock()
-            if _mostly_bad(scores, ticket):
+            if mostly_bad(scores, ticket):
                 self._failed(request, "its scores are not finite numbers")
                 if live is not self._keeper.serving:
                     raise EngineFailedError(f"Engine {self._name(live)}: its scores are not finite numbers.")
@@ -311,19 +340,16 @@ class EngineChain:
         return self._keeper.states[live.place].name
 
 
-def _use_time(meanwhile: Callable[[], None] | None) -> None:
-    if meanwhile is not None:
-        with suppress(Exception):
-            meanwhile()
+def _once(work: Work) -> Work:
+    """Does ``work`` when first called, whatever becomes of it, and then nothing."""
+    left = [work]
 
+    def once() -> None:
+        if left:
+            with suppress(Exception):
+                left.pop()()
 
-def _mostly_bad(scores: Float32, ticket: _core.Ticket) -> bool:
-    """Whether at least half of the rows that were computed hold something that is no finite number."""
-    if _core.all_finite(scores):
-        return False
-    bad = int(np.count_nonzero(~np.isfinite(scores).reshape(ticket.rows, -1).all(axis=1)))
-    late = ticket.rows - ticket.scored  # NaN as they should be
-    return ticket.scored > 0 and 2 * (bad - late) >= ticket.scored
+    return once
 
 
 def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:

@@ -137,7 +137,7 @@ class ChainPairScorer:
                 f"{self.tokenizer.vocab_size} tokens.",
                 cure="Index the catalog again with this cross-encoder's tokenizer.",
             )
-        return lambda scorer: scorer.submit_pairs(
+        return lambda scorer: scorer.prepare_pairs(
             self._packer, store, query_ids, docs, deadline=deadline, priority=priority
         )
 

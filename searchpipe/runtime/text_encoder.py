@@ -89,7 +89,7 @@ class ChainTextEncoder:
     def _request(
         self, token_ids: Sequence[Int32], deadline: float | None, priority: int, device_output: int
     ) -> Submit:
-        return lambda scorer: scorer.submit_texts(
+        return lambda scorer: scorer.prepare_texts(
             list(token_ids),
             cls_id=self.tokenizer.cls_id,
             sep_id=self.tokenizer.sep_id,

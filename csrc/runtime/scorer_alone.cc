@@ -1,0 +1,90 @@
+#include <algorithm>
+#include <exception>
+#include <iterator>
+#include <string>
+#include <utility>
+
+#include "cuda/nvtx.h"
+#include "runtime/relax.h"
+#include "runtime/scorer.h"
+
+// A lone caller's way: no other thread takes part unless something goes wrong.
+
+namespace searchpipe::runtime {
+
+void Scorer::run_alone(std::vector<Row> rows, const Ticket& ticket, Clock::time_point until,
+                       const std::function<void()>& meanwhile) {
+  std::optional<EnteredThread> entered;
+  std::vector<Batch> own;
+  Wave rest;
+  std::string error;
+  try {
+    rest.rows = std::move(rows);
+    entered.emplace(*executor_);
+    cut(rest);
+    own.reserve(rest.cuts.size());
+    while (rest.next < rest.cuts.size()) {
+      const std::optional<int> slot = free_slot();
+      if (!slot) break;
+      if (std::optional<Batch> batch = start(rest, *slot)) {
+        batch->lone = true;
+        own.push_back(std::move(*batch));
+      }
+    }
+  } catch (const std::exception& caught) {
+    error = caught.what();
+  }
+  bool wanted = false;
+  {
+    std::lock_guard lock(mutex_);
+    submitting_ = false;
+    stats_.batches_in_flight += static_cast<std::int64_t>(own.size());
+    lone_ += own.size();
+    if (error.empty() && rest.next < rest.cuts.size()) left_ = std::move(rest);
+    wanted = worker_is_wanted();
+  }
+  if (wanted) work_changed_.notify_one();
+  if (!error.empty()) {
+    for (const Row& row : rest.rows) row.ticket->end(TicketStatus::kFailed, error);
+  }
+  if (meanwhile) meanwhile();
+  if (!own.empty()) watch_alone(own, ticket, until);
+}
+
+void Scorer::watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until) {
+  std::size_t seen = 0;
+  for (; seen < own.size(); ++seen) {
+    const Batch& batch = own[seen];
+    const nvtx::Range range([&] { return "watch slot " + std::to_string(batch.slot); });
+    std::string error;
+    try {
+      if (!watch(batch, ticket, until)) break;
+    } catch (const std::exception& caught) {
+      error = caught.what();
+    }
+    conclude(batch, std::move(error));
+  }
+  bool wanted = false;
+  {
+    std::lock_guard lock(mutex_);
+    lone_ -= own.size();
+    const auto left = own.begin() + static_cast<std::ptrdiff_t>(seen);
+    in_flight_.insert(in_flight_.begin(), std::make_move_iterator(left), std::make_move_iterator(own.end()));
+    wanted = !in_flight_.empty() || worker_ended_;
+  }
+  if (wanted) flight_changed_.notify_one();
+}
+
+// True once the batch has ended; false if the caller has something else to do first, or the batch is overdue.
+bool Scorer::watch(const Batch& batch, const Ticket& ticket, Clock::time_point until) {
+  const Watch when = executor_->watch(batch.slot);
+  // On the ticket: who is cancelled need not sleep any more.
+  if (when.from > Clock::now() && ticket.wait_until(std::min(when.from, until))) return false;
+  while (!executor_->ended(batch.slot)) {
+    if (ticket.done() || Clock::now() >= std::min(when.to, until)) return false;
+    relax();
+  }
+  return true;
+}
+
+}  // namespace searchpipe::runtime
