@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import heapq
 import math
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ _ERROR_WEIGHT = 0.05
 """Of one more error of a prediction."""
 _MOST_ERROR_S = 1.0
 _FULL_S = 0.01
-"""Seconds for which one refusal answers for those like it, at most: predictions change."""
+"""Seconds for which one refusal answers for others, at most: predictions change."""
 _BACKLOG = 2
 """Waiting queries a thread from which on all get the lightest service until they are through."""
 
@@ -83,8 +84,26 @@ class Forecasts:
     error_s: float = 0.0
 
 
+@dataclass(slots=True, frozen=True)
+class _Full:
+    """One that was turned away: what it says of others holds until ``until``."""
+
+    until: float
+    end: float
+    due: float
+    remaining: float
+    priority: int
+
+
+def _late_s(end: float, now: float, due: float) -> float:
+    """Seconds by which an end is predicted to be later than it should be for one that comes now."""
+    return end - now - _HEADROOM * (due - now)
+
+
 class Admission:
-    """The policy of one queue. Whoever calls it holds the queue's lock; counters may be read by any thread.
+    """The policy of one queue. Whoever calls it holds ``lock``, which is the queue's, but for ``turn_away``.
+
+    Counters may be read by any thread.
 
     The costs of whole queries, by service, are exponentially weighted means of those that ended lately.
     As long as nothing is known, everything is admitted in full. A query that meets an idle thread is never
@@ -95,6 +114,7 @@ class Admission:
         clock: seconds; the one that ``due`` is meant on.
 
     Attributes:
+        lock: of the queue.
         way_back_s: from a query's end to the moment its caller goes on, lately: a busy event loop takes its
             time, and the caller's budget with it.
         admitted: queries that began, by the label of their service.
@@ -103,6 +123,7 @@ class Admission:
     """
 
     def __init__(self, threads: int, clock: Clock = time.perf_counter) -> None:
+        self.lock = threading.Lock()
         self._threads = threads
         self._clock = clock
         self._costs = CostModel(rise=0.1, fall=0.1, margin=0.0, clock=clock)
@@ -110,7 +131,7 @@ class Admission:
         self._relaxed = dict.fromkeys(Service, -math.inf)
         self._running: set[Allotment] = set()
         self._outside = 0
-        self._full_until, self._full_for_s, self._full_priority = -math.inf, 0.0, 0
+        self._full: _Full | None = None
         self._underestimate_s = 0.0
         self.way_back_s = 0.0
         self._arrivals = 0.0  # decayed
@@ -134,19 +155,38 @@ class Admission:
         """Queries that have begun and not ended."""
         return len(self._running)
 
+    def turn_away(self, budget_ms: float, priority: int = 0) -> None:
+        """Refuse now what ``asearch`` would refuse, where that is known already. Any thread, any time.
+
+        For services, before they parse a request or make a task: under overload most calls are refused,
+        and what that costs is taken from those that are answered.
+
+        Raises:
+            OverloadedError: as ``asearch`` would.
+        """
+        due = self._clock() + budget_ms / 1e3
+        with self.lock:
+            self.full(due, priority)
+
     def full(self, due: float, priority: int = 0) -> None:
         """Turn a newcomer away at next to no cost, if one like it was turned away just before.
 
-        What is ahead of a query takes at least as long as it was predicted to, less the time that has
-        passed: until then one with no more time and no higher priority would be late as well.
+        When the one before would have been done is when one that is due later, or has no more time left,
+        would be done at the soonest: until then, and without a higher priority, it would be late as well.
 
         Raises:
             OverloadedError: as :meth:`arriving` would.
         """
+        before = self._full
+        if before is None:
+            return
         now = self._clock()
-        if now < self._full_until and due - now <= self._full_for_s and priority <= self._full_priority:
-            self._arrived(now)
-            self._refused(self._full_until - now)
+        if now >= before.until:
+            self._full = None
+        elif priority <= before.priority and (due >= before.due or due - now <= before.remaining):
+            if _late_s(before.end, now, due) > 0:
+                self._arrived(now)
+                self._refused(now, before.end - due)
 
     def arriving(self, due: float, ahead: int, outside: int = 0, priority: int = 0) -> float:
         """A newcomer: when it would be done with the lightest service.
@@ -166,21 +206,20 @@ class Admission:
         each = self.cost(Service.LIGHTEST) or 0.0
         self._refill(now)
         end = self._start(now, ahead, each, PATIENCE * (due - now)) + each + self._underestimate_s
-        late_s = end + self.way_back_s - now - _HEADROOM * (due - now)
-        if late_s > 0 and len(self._running) + ahead >= self._threads:
-            self._full_until = now + min(late_s, _FULL_S)
-            self._full_for_s, self._full_priority = due - now, priority
-            self._refused(end - due)
+        back = end + self.way_back_s
+        if len(self._running) + ahead >= self._threads and _late_s(back, now, due) > 0:
+            self._full = _Full(now + _FULL_S, back, due, due - now, priority)
+            self._refused(now, back - due)
         return end
 
     def _arrived(self, now: float) -> None:
         self._arrivals = 1.0 + self._arrivals * math.exp((self._arrived_at - now) / _MEMORY_S)
         self._arrived_at = now
 
-    def _refused(self, late_s: float) -> NoReturn:
+    def _refused(self, now: float, late_s: float) -> NoReturn:
         self.shed["arrival"] += 1
         # What it would have cost may not be spent on doing more for others.
-        self._relax(Service.LIGHTEST)
+        self._relax(Service.LIGHTEST, now)
         each = self.cost(Service.LIGHTEST) or 0.0
         self._credit = max(-_SAVED_S * self._threads, self._credit - each)
         raise _overloaded("would be done too late even with the lightest service", late_s, each)
@@ -282,14 +321,14 @@ class Admission:
             wanted = min(full, remaining)
             if wanted <= affordable:
                 return Allotment(Service.FULL, math.inf, now, wanted)
-            self._relax(Service.FULL)
+            self._relax(Service.FULL, now)
             shortened = self._cost_or_lighter(Service.SHORTENED)
             if fair >= _ROOM * unscored and shortened <= affordable:
                 return Allotment(Service.SHORTENED, fair, now, shortened)
-            self._relax(Service.SHORTENED)
+            self._relax(Service.SHORTENED, now)
         if unscored <= affordable:
             return Allotment(Service.UNSCORED, math.inf, now, unscored)
-        self._relax(Service.UNSCORED)
+        self._relax(Service.UNSCORED, now)
         return self._lightest(now)
 
     def _lightest(self, now: float) -> Allotment:
@@ -303,9 +342,8 @@ class Admission:
                 return cost
         return 0.0
 
-    def _relax(self, service: Service) -> None:
+    def _relax(self, service: Service, now: float) -> None:
         """A service refused for its cost teaches nothing: it is tried again after some seconds."""
-        now = self._clock()
         if now - self._relaxed[service] < 1.0:  # the cost model's own limit, asked for at less cost
             return
         self._relaxed[service] = now

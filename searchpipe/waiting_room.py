@@ -62,7 +62,7 @@ class WaitingRoom(Generic[T]):
         self._admission = admission
         self._outside = outside
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Lock() if admission is None else admission.lock
         self._waiting: list[_Entry[T]] = []
         self._tickets = itertools.count()
         self._threads = ThreadPoolExecutor(threads, "searchpipe")
