@@ -7,7 +7,6 @@ waited for nothing and made those behind it late as well.
 
 from __future__ import annotations
 
-import enum
 import heapq
 import math
 import threading
@@ -16,20 +15,18 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NoReturn
 
+from searchpipe.allotment import Allotment, Forecasts, Service
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Clock
 from searchpipe.errors import OverloadedError
+from searchpipe.spare_time import SpareTime
 
 PATIENCE = 0.1
-"""Share of its budget that a query may wait before those that run are asked to come to an end."""
-_USED = 0.8
-"""Share of the threads' time that is planned with; arrivals are not evenly spaced (Kingman 1961)."""
+"""Share of its budget that a query may wait before those that run are asked to come to an end for it."""
 _HEADROOM = 0.7
 """Share of its budget within which a newcomer must be predicted to be done: predictions have errors."""
 _ROOM = 1.25
 """Times the cost of an unscored query that there must be before scoring is begun: for a few pairs."""
-_SAVED_S = 0.1
-"""Seconds of each thread that can be saved up for a burst."""
 _MEMORY_S = 0.5
 """Time constant of the arrival rate: long for one burst, short for a change of load."""
 _BACK_RISE, _BACK_FALL = 0.3, 0.1
@@ -41,47 +38,12 @@ _FULL_S = 0.01
 """Seconds for which one refusal answers for others, at most: predictions change."""
 _BACKLOG = 2
 """Waiting queries a thread from which on all get the lightest service until they are through."""
-
-
-class Service(enum.IntEnum):
-    """How much is done for a query, the most first."""
-
-    FULL = 0
-    SHORTENED = 1
-    UNSCORED = 2
-    LIGHTEST = 3
-
-    @property
-    def label(self) -> str:
-        """Its name in metrics."""
-        return self.name.lower()
-
-
-@dataclass(slots=True, eq=False)
-class Allotment:
-    """What a query that begins may use.
-
-    Attributes:
-        service: see :class:`Service`.
-        limit_s: seconds from its start within which optional work must be done; ``inf`` for no limit.
-        began: when, on the policy's clock.
-        planned_s: seconds that the policy has planned for it.
-    """
-
-    service: Service
-    limit_s: float
-    began: float
-    planned_s: float
-
-
-@dataclass(slots=True)
-class Forecasts:
-    """How good the predictions were: sums over the queries that were predicted and ended, in seconds."""
-
-    count: int = 0
-    predicted_s: float = 0.0
-    actual_s: float = 0.0
-    error_s: float = 0.0
+_PATIENT = 10.0
+"""Times the time that full answers take, to all who wait, that a caller must have for one whatever comes."""
+_PLACES = 0.75
+"""Share of the places that may be taken for that: before the last one is, answers get lighter."""
+_WAITED = 0.5
+"""Share of its budget whose waiting is such a sign."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -109,8 +71,13 @@ class Admission:
     As long as nothing is known, everything is admitted in full. A query that meets an idle thread is never
     turned away: then it is not the load that makes it late.
 
+    One that is refused, or has waited for half of its budget, is a sign of congestion
+    (:class:`searchpipe.spare_time.SpareTime`). Whoever has far more time than full answers to all who wait
+    take gets one, whatever the rate is, unless the next one waiting has not.
+
     Args:
         threads: queries that run at once.
+        places: queries that wait at most.
         clock: seconds; the one that ``due`` is meant on.
 
     Attributes:
@@ -122,9 +89,10 @@ class Admission:
         forecasts: of the time from arrival to end.
     """
 
-    def __init__(self, threads: int, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, threads: int, clock: Clock = time.perf_counter, *, places: float = math.inf) -> None:
         self.lock = threading.Lock()
         self._threads = threads
+        self._places = places
         self._clock = clock
         self._costs = CostModel(rise=0.1, fall=0.1, margin=0.0, clock=clock)
         self._means: dict[Service, float | None] = dict.fromkeys(Service)
@@ -135,8 +103,8 @@ class Admission:
         self._underestimate_s = 0.0
         self.way_back_s = 0.0
         self._arrivals = 0.0  # decayed
-        self._arrived_at = self._paid_at = clock()
-        self._credit = _SAVED_S * threads
+        self._arrived_at = clock()
+        self._spare = SpareTime(threads, self._arrived_at)
         self.admitted: Counter[str] = Counter({service.label: 0 for service in Service})
         self.shed: Counter[str] = Counter({"arrival": 0, "waiting": 0})
         self.forecasts = Forecasts()
@@ -183,10 +151,11 @@ class Admission:
         now = self._clock()
         if now >= before.until:
             self._full = None
-        elif priority <= before.priority and (due >= before.due or due - now <= before.remaining):
-            if _late_s(before.end, now, due) > 0:
-                self._arrived(now)
-                self._refused(now, before.end - due)
+            return
+        alike = priority <= before.priority and (due >= before.due or due - now <= before.remaining)
+        if alike and _late_s(before.end, now, due) > 0:
+            self._arrived(now)
+            self._refused(now, before.end - due)
 
     def arriving(self, due: float, ahead: int, outside: int = 0, priority: int = 0) -> float:
         """A newcomer: when it would be done with the lightest service.
@@ -204,10 +173,11 @@ class Admission:
         self._arrived(now)
         self._outside = outside
         each = self.cost(Service.LIGHTEST) or 0.0
-        self._refill(now)
+        self._spare.earn(now, self._servers)
         end = self._start(now, ahead, each, PATIENCE * (due - now)) + each + self._underestimate_s
         back = end + self.way_back_s
         if len(self._running) + ahead >= self._threads and _late_s(back, now, due) > 0:
+            self._spare.congested(now)
             self._full = _Full(now + _FULL_S, back, due, due - now, priority)
             self._refused(now, back - due)
         return end
@@ -221,15 +191,31 @@ class Admission:
         # What it would have cost may not be spent on doing more for others.
         self._relax(Service.LIGHTEST, now)
         each = self.cost(Service.LIGHTEST) or 0.0
-        self._credit = max(-_SAVED_S * self._threads, self._credit - each)
+        self._spare.spend(each)
         raise _overloaded("would be done too late even with the lightest service", late_s, each)
 
-    def starting(self, due: float, waiting: int) -> Allotment:
+    def patient(self, remaining: float, waiting: int) -> bool:
+        """Whether so many seconds are far more than full answers to all who wait take. Any thread."""
+        if waiting > _PLACES * self._places:
+            return False
+        full = self.cost(Service.FULL) or 0.0
+        return remaining >= _PATIENT * full * (1 + waiting / self._servers)
+
+    def presses(self, arrived: float, due: float, waiting: int) -> bool:
+        """Whether the next of those who wait has waited for long and cannot for much longer. Any thread."""
+        now = self._clock()
+        return now - arrived > PATIENCE * (due - arrived) and not self.patient(due - now, waiting)
+
+    def starting(
+        self, due: float, waiting: int, *, arrived: float = math.inf, next_due: float = math.inf
+    ) -> Allotment:
         """It is a query's turn; ``ended`` must follow.
 
         Args:
             due: when it must be done; ``inf`` for no limit.
             waiting: queries that wait behind it.
+            arrived: when it came; ``inf`` if that is not known.
+            next_due: when the most urgent of those behind it must be done.
 
         Raises:
             OverloadedError: it can only be late, and others wait who need not be.
@@ -238,10 +224,16 @@ class Admission:
         lightest = self.cost(Service.LIGHTEST)
         if waiting and lightest is not None and now + lightest + self.way_back_s > due:
             self.shed["waiting"] += 1
+            self._spare.congested(now)
             raise _overloaded("waited too long to be done in time", now + lightest - due, lightest)
-        self._refill(now)
-        allotment = self._allot(now, due - now, waiting)
-        self._credit = max(-_SAVED_S * self._threads, self._credit - allotment.planned_s)
+        self._spare.earn(now, self._servers)
+        if self.patient(min(due, next_due) - now, waiting):
+            allotment = Allotment(Service.FULL, math.inf, now, self.cost(Service.FULL) or 0.0)
+        else:
+            if now - arrived > _WAITED * (due - arrived):
+                self._spare.congested(now)
+            allotment = self._allot(now, due - now, waiting)
+        self._spare.spend(allotment.planned_s)
         self._running.add(allotment)
         self.admitted[allotment.service.label] += 1
         return allotment
@@ -250,7 +242,7 @@ class Admission:
         """The query is through; ``done``: with an answer, which its cost is learnt from."""
         self._running.discard(allotment)
         seconds = max(0.0, self._clock() - allotment.began)
-        self._credit += allotment.planned_s - seconds
+        self._spare.settle(allotment.planned_s - seconds)
         if done:
             self._costs.observe(allotment.service.label, 1, seconds)
             self._means[allotment.service] = self._costs.predict(allotment.service.label, 1)
@@ -264,10 +256,11 @@ class Admission:
     def compare(self, predicted_s: float, actual_s: float, service: Service = Service.LIGHTEST) -> None:
         """How a prediction of ``arriving`` turned out, both from the arrival on.
 
-        What was done for others than those with the ``LIGHTEST`` service is not what was predicted. By how
-        much theirs is too low lately (threads that wait for a core or for Python's lock) is added to it.
+        By how much it is too low lately (threads that wait for a core or for Python's lock) is added to it.
+        What was predicted is the end with the ``LIGHTEST`` service: of a richer one that took longer
+        nothing is learnt, of one that did not that the prediction is too high.
         """
-        if service is Service.LIGHTEST:
+        if service is Service.LIGHTEST or actual_s < predicted_s:
             learnt = self._underestimate_s + _ERROR_WEIGHT * (actual_s - predicted_s)
             self._underestimate_s = min(max(0.0, learnt), _MOST_ERROR_S)
         self.forecasts.count += 1
@@ -279,12 +272,6 @@ class Admission:
     def _servers(self) -> int:
         """Threads that can be counted on; those who search outside take the same cores."""
         return max(1, self._threads - self._outside)
-
-    def _refill(self, now: float) -> None:
-        """Save up the time of the threads that was not used, for a burst."""
-        earned = (now - self._paid_at) * _USED * self._servers
-        self._credit = min(_SAVED_S * self._threads, self._credit + earned)
-        self._paid_at = now
 
     def _start(self, now: float, ahead: int, each: float, patience_s: float) -> float:
         """When a thread would be free for the one behind ``ahead`` queries of ``each`` seconds.
@@ -305,11 +292,10 @@ class Admission:
     def _allot(self, now: float, remaining: float, waiting: int) -> Allotment:
         """The richest service that is affordable, by its own cost lately, and done in time."""
         full = self.cost(Service.FULL)
-        if math.isinf(remaining) or full is None:
-            return Allotment(Service.FULL, math.inf, now, full or 0.0)
-        rate = self.rate
-        fair = _USED * self._servers / rate if rate > 0 else math.inf
-        affordable = max(fair, self._credit)
+        if full is None:
+            return Allotment(Service.FULL, math.inf, now, 0.0)
+        fair = self._spare.fair_s(self._servers, self.rate)
+        affordable = max(fair, self._spare.saved_s)
         unscored = self._cost_or_lighter(Service.UNSCORED)
         if waiting >= _BACKLOG * self._threads:
             return self._lightest(now)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from searchpipe.admission import Allotment, Service
+from searchpipe.allotment import Allotment, Service
 from searchpipe.stages.base import Stage, Work
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
-from searchpipe.admission import Admission, Allotment
+from searchpipe.admission import Admission
 from searchpipe.admitted_work import AdmittedWork, Services
+from searchpipe.allotment import Allotment
 from searchpipe.page import Page
 from searchpipe.waiting_room import WaitingRoom
 
@@ -35,7 +36,7 @@ class Reception:
         limits = config.pipeline
         lexical = "lexical" in config.recall.sources
         self._services = Services(stages, () if lexical else ("vector",))
-        self.admission = Admission(limits.threads) if limits.admission else None
+        self.admission = Admission(limits.threads, places=limits.max_waiting) if limits.admission else None
         self._in_flight = in_flight
         self._room: WaitingRoom[Page] = WaitingRoom(
             limits.threads, limits.max_waiting, admission=self.admission, outside=self._outside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from searchpipe.admission import PATIENCE, Admission, Allotment
+from searchpipe.admission import Admission
+from searchpipe.allotment import Allotment
 from searchpipe.errors import OverloadedError
 
 T = TypeVar("T")
@@ -79,12 +81,14 @@ class WaitingRoom(Generic[T]):
         return self._admission
 
     def pressed(self) -> bool:
-        """Whether the next job has waited for more than a tenth of the time that it had."""
+        """Whether those that run should come to an end for the next job; never without a policy."""
         try:
             head = self._waiting[0]  # without the lock: between two steps of every query
         except IndexError:
             return False
-        return self._clock() - head.arrived > PATIENCE * (head.due - head.arrived)
+        if self._admission is None:
+            return False
+        return self._admission.presses(head.arrived, head.due, len(self._waiting))
 
     def check(self, *, priority: int, due: float) -> None:
         """Refuse at once what ``submit`` would refuse, if that is known already; costs next to nothing.
@@ -167,7 +171,10 @@ class WaitingRoom(Generic[T]):
                 return
             if self._admission is not None:
                 try:
-                    allotment = self._admission.starting(entry.due, len(self._waiting))
+                    next_due = self._waiting[0].due if self._waiting else math.inf
+                    allotment = self._admission.starting(
+                        entry.due, len(self._waiting), arrived=entry.arrived, next_due=next_due
+                    )
                 except OverloadedError as error:
                     refusal = error
         if refusal is not None:

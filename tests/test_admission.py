@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchpipe.admission import PATIENCE, Admission, Allotment, Service
+from searchpipe.admission import PATIENCE, Admission
+from searchpipe.allotment import Allotment, Service
 from searchpipe.errors import OverloadedError
 
 COSTS = {Service.FULL: 0.045, Service.SHORTENED: 0.02, Service.UNSCORED: 0.01, Service.LIGHTEST: 0.002}
