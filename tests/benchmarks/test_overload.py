@@ -77,7 +77,8 @@ def test_the_capacity_is_searched(snapshot_folder: Path, monkeypatch: pytest.Mon
 
     args = parser().parse_args(["--probe-s", "2", "--start-rate", "5"])
     found = overload.Bench(Fake(), [], args).capacity()  # type: ignore[arg-type]
-    assert 30 / 1.06 <= found < 30
+    assert found.rate is not None
+    assert 30 / 1.06 <= found.rate < 30
 
 
 def test_a_phase_counts_what_is_good_and_what_was_given_up() -> None:
