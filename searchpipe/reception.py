@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -14,6 +15,7 @@ from searchpipe.admitted_work import AdmittedWork, Services
 from searchpipe.allotment import Allotment
 from searchpipe.page import Page
 from searchpipe.waiting_room import WaitingRoom
+from searchpipe.way_back import WayBack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +40,7 @@ class Reception:
         self._services = Services(stages, () if lexical else ("vector",))
         self.admission = Admission(limits.threads, places=limits.max_waiting) if limits.admission else None
         self._in_flight = in_flight
+        self._loops = threading.local()  # at most one runs on a thread at a time
         self._room: WaitingRoom[Page] = WaitingRoom(
             limits.threads, limits.max_waiting, admission=self.admission, outside=self._outside
         )
@@ -69,10 +72,17 @@ class Reception:
 
     async def answer(self, work: AdmittedWork, future: Future[Page]) -> Page:
         """Wait for what ``submit`` returned, and learn how long the way back to the caller took."""
-        page = await asyncio.wrap_future(future)
+        page = await self._way_back().expect(future)
         if self.admission is not None:
             self.admission.returned(max(0.0, work.deadline.start + work.deadline.elapsed() - work.done_at))
         return page
+
+    def _way_back(self) -> WayBack[Page]:
+        loop = asyncio.get_running_loop()
+        known: WayBack[Page] | None = getattr(self._loops, "way_back", None)
+        if known is None or known.loop is not loop:
+            known = self._loops.way_back = WayBack(loop)
+        return known
 
     def leave(self, future: Future[Page]) -> None:
         """See :meth:`searchpipe.waiting_room.WaitingRoom.leave`."""
