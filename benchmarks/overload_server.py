@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -26,6 +27,8 @@ from searchpipe.pipeline import Pipeline
 
 _LEAST_MS = 1.0
 """Budget of a query that was read too late; only while others wait it is refused at once."""
+_SWITCH_S = 0.001
+"""How long a thread keeps Python's lock; as ``searchpipe serve`` has it."""
 Opener = Callable[[Path, dict[str, Any]], Pipeline]
 """Opens a pipeline over a snapshot with a configuration; a module's own function, for another process."""
 
@@ -49,6 +52,7 @@ def serve(opener: Opener, snapshot: Path, config: dict[str, Any], told: Connecti
     with opener(snapshot, config) as pipeline:
         pipeline.warm_up()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_S)
         asyncio.run(_listen(pipeline, told))
 
 
