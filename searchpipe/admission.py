@@ -19,21 +19,17 @@ from searchpipe.allotment import Allotment, Forecasts, Service
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Clock
 from searchpipe.errors import OverloadedError
+from searchpipe.forecast_errors import ForecastErrors
 from searchpipe.spare_time import SpareTime
 
 PATIENCE = 0.1
 """Share of its budget that a query may wait before those that run are asked to come to an end for it."""
-_HEADROOM = 0.7
-"""Share of its budget within which a newcomer must be predicted to be done: predictions have errors."""
+_LIGHTEST_TIMES = 4.0
+"""Times the lightest service that a budget must be for its answer to say whether others will be late."""
 _ROOM = 1.25
 """Times the cost of an unscored query that there must be before scoring is begun: for a few pairs."""
 _MEMORY_S = 0.5
 """Time constant of the arrival rate: long for one burst, short for a change of load."""
-_BACK_RISE, _BACK_FALL = 0.3, 0.1
-"""Weights of one more way back above and below the mean: a loop that was busy once may be so again."""
-_ERROR_WEIGHT = 0.05
-"""Of one more error of a prediction."""
-_MOST_ERROR_S = 1.0
 _FULL_S = 0.01
 """Seconds for which one refusal answers for others, at most: predictions change."""
 _BACKLOG = 2
@@ -57,11 +53,6 @@ class _Full:
     priority: int
 
 
-def _late_s(end: float, now: float, due: float) -> float:
-    """Seconds by which an end is predicted to be later than it should be for one that comes now."""
-    return end - now - _HEADROOM * (due - now)
-
-
 class Admission:
     """The policy of one queue. Whoever calls it holds ``lock``, which is the queue's, but for ``turn_away``.
 
@@ -82,11 +73,9 @@ class Admission:
 
     Attributes:
         lock: of the queue.
-        way_back_s: from a query's end to the moment its caller goes on, lately: a busy event loop takes its
-            time, and the caller's budget with it.
+        errors: of predictions, and what is kept free for them.
         admitted: queries that began, by the label of their service.
         shed: queries turned away, by where: ``arrival``, ``waiting`` (late by the time it was their turn).
-        forecasts: of the time from arrival to end.
     """
 
     def __init__(self, threads: int, clock: Clock = time.perf_counter, *, places: float = math.inf) -> None:
@@ -100,14 +89,12 @@ class Admission:
         self._running: set[Allotment] = set()
         self._outside = 0
         self._full: _Full | None = None
-        self._underestimate_s = 0.0
-        self.way_back_s = 0.0
+        self.errors = ForecastErrors()
         self._arrivals = 0.0  # decayed
         self._arrived_at = clock()
         self._spare = SpareTime(threads, self._arrived_at)
         self.admitted: Counter[str] = Counter({service.label: 0 for service in Service})
         self.shed: Counter[str] = Counter({"arrival": 0, "waiting": 0})
-        self.forecasts = Forecasts()
 
     def cost(self, service: Service) -> float | None:
         """Mean seconds that a query of this service took lately; None if none was seen."""
@@ -117,6 +104,11 @@ class Admission:
     def rate(self) -> float:
         """Arrivals a second, lately."""
         return self._arrivals * math.exp((self._arrived_at - self._clock()) / _MEMORY_S) / _MEMORY_S
+
+    @property
+    def forecasts(self) -> Forecasts:
+        """Of the time from arrival to end."""
+        return self.errors.forecasts
 
     @property
     def running(self) -> int:
@@ -153,7 +145,7 @@ class Admission:
             self._full = None
             return
         alike = priority <= before.priority and (due >= before.due or due - now <= before.remaining)
-        if alike and _late_s(before.end, now, due) > 0:
+        if alike and self.errors.late_s(before.end, now, due) > 0:
             self._arrived(now)
             self._refused(now, before.end - due)
 
@@ -174,9 +166,9 @@ class Admission:
         self._outside = outside
         each = self.cost(Service.LIGHTEST) or 0.0
         self._spare.earn(now, self._servers)
-        end = self._start(now, ahead, each, PATIENCE * (due - now)) + each + self._underestimate_s
-        back = end + self.way_back_s
-        if len(self._running) + ahead >= self._threads and _late_s(back, now, due) > 0:
+        end = self._start(now, ahead, each, PATIENCE * (due - now)) + each + self.errors.underestimate_s
+        back = end + self.errors.way_back_s
+        if len(self._running) + ahead >= self._threads and self.errors.late_s(back, now, due) > 0:
             self._spare.congested(now)
             self._full = _Full(now + _FULL_S, back, due, due - now, priority)
             self._refused(now, back - due)
@@ -222,7 +214,7 @@ class Admission:
         """
         now = self._clock()
         lightest = self.cost(Service.LIGHTEST)
-        if waiting and lightest is not None and now + lightest + self.way_back_s > due:
+        if waiting and lightest is not None and now + lightest + self.errors.way_back_s > due:
             self.shed["waiting"] += 1
             self._spare.congested(now)
             raise _overloaded("waited too long to be done in time", now + lightest - due, lightest)
@@ -247,26 +239,13 @@ class Admission:
             self._costs.observe(allotment.service.label, 1, seconds)
             self._means[allotment.service] = self._costs.predict(allotment.service.label, 1)
 
-    def returned(self, seconds: float) -> None:
-        """A caller went on so long after its query's end."""
-        self.way_back_s += (_BACK_RISE if seconds > self.way_back_s else _BACK_FALL) * (
-            seconds - self.way_back_s
-        )
+    def answered(self, budget_s: float, left_s: float) -> None:
+        """A caller goes on with a light answer; of its budget so much is left, negative if it is late.
 
-    def compare(self, predicted_s: float, actual_s: float, service: Service = Service.LIGHTEST) -> None:
-        """How a prediction of ``arriving`` turned out, both from the arrival on.
-
-        By how much it is too low lately (threads that wait for a core or for Python's lock) is added to it.
-        What was predicted is the end with the ``LIGHTEST`` service: of a richer one that took longer
-        nothing is learnt, of one that did not that the prediction is too high.
+        One that had hardly time for even that says nothing about others. Any thread.
         """
-        if service is Service.LIGHTEST or actual_s < predicted_s:
-            learnt = self._underestimate_s + _ERROR_WEIGHT * (actual_s - predicted_s)
-            self._underestimate_s = min(max(0.0, learnt), _MOST_ERROR_S)
-        self.forecasts.count += 1
-        self.forecasts.predicted_s += predicted_s
-        self.forecasts.actual_s += actual_s
-        self.forecasts.error_s += abs(actual_s - predicted_s)
+        if budget_s >= _LIGHTEST_TIMES * (self.cost(Service.LIGHTEST) or 0.0) + self.errors.way_back_s:
+            self.errors.answered(late=left_s < 0)
 
     @property
     def _servers(self) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from searchpipe.admission import Admission
 from searchpipe.admitted_work import AdmittedWork, Services
-from searchpipe.allotment import Allotment
+from searchpipe.allotment import Allotment, Service
 from searchpipe.page import Page
 from searchpipe.waiting_room import WaitingRoom
 from searchpipe.way_back import WayBack
@@ -74,7 +74,10 @@ class Reception:
         """Wait for what ``submit`` returned, and learn how long the way back to the caller took."""
         page = await self._way_back().expect(future)
         if self.admission is not None:
-            self.admission.returned(max(0.0, work.deadline.start + work.deadline.elapsed() - work.done_at))
+            elapsed = work.deadline.elapsed()
+            self.admission.errors.returned(max(0.0, work.deadline.start + elapsed - work.done_at))
+            if work.service is Service.LIGHTEST:
+                self.admission.answered(work.deadline.budget_s, work.deadline.budget_s - elapsed)
         return page
 
     def _way_back(self) -> WayBack[Page]:

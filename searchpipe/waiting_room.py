@@ -212,7 +212,7 @@ class WaitingRoom(Generic[T]):
             self._admission.ended(allotment, done=done)
             if done:
                 predicted, actual = entry.end - entry.arrived, self._clock() - entry.arrived
-                self._admission.compare(predicted, actual, allotment.service)
+                self._admission.errors.compare(predicted, actual, allotment.service)
 
     def _full(self) -> OverloadedError:
         return OverloadedError(
