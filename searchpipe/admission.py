@@ -34,8 +34,8 @@ _FULL_S = 0.01
 """Seconds for which one refusal answers for others, at most: predictions change."""
 _BACKLOG = 2
 """Waiting queries a thread from which on all get the lightest service until they are through."""
-_PATIENT = 10.0
-"""Times the time that full answers take, to all who wait, that a caller must have for one whatever comes."""
+_PATIENT = 2.0
+"""Times the time that full answers to all who wait take that must be left for one; more after congestion."""
 _PLACES = 0.75
 """Share of the places that may be taken for that: before the last one is, answers get lighter."""
 _WAITED = 0.5
@@ -119,7 +119,8 @@ class Admission:
         """Refuse now what ``asearch`` would refuse, where that is known already. Any thread, any time.
 
         For services, before they parse a request or make a task: under overload most calls are refused,
-        and what that costs is taken from those that are answered.
+        and what that costs is taken from those that are answered. Not where results are cached, because
+        a page that is kept costs nothing.
 
         Raises:
             OverloadedError: as ``asearch`` would.
@@ -191,7 +192,7 @@ class Admission:
         if waiting > _PLACES * self._places:
             return False
         full = self.cost(Service.FULL) or 0.0
-        return remaining >= _PATIENT * full * (1 + waiting / self._servers)
+        return remaining * self._spare.share >= _PATIENT * full * (1 + waiting / self._servers)
 
     def presses(self, arrived: float, due: float, waiting: int) -> bool:
         """Whether the next of those who wait has waited for long and cannot for much longer. Any thread."""

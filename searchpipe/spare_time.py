@@ -10,6 +10,7 @@ _SAVED_S = 0.1
 """Seconds of each thread that can be saved up for a burst."""
 _EASED, _EASE_S = 0.5, 10.0
 """What is left of the time to spare at a sign of congestion, and seconds in which all of it comes back."""
+_LEAST = 1e-3
 _NOTICE_S = 0.05
 """Seconds between two signs: the first one's cure has to take effect."""
 
@@ -27,19 +28,22 @@ class SpareTime:
 
     Attributes:
         saved_s: for a burst; negative after one that cost too much.
+        share: of what is earned without congestion, above 0 to 1.
     """
 
     def __init__(self, threads: int, now: float) -> None:
         self._most_s = _SAVED_S * threads
         self._paid_at = now
-        self._share, self._noticed_at = 1.0, -math.inf
+        self.share, self._noticed_at = 1.0, -math.inf
         self.saved_s = self._most_s
 
     def earn(self, now: float, threads: int) -> None:
         """Save up what so many threads had until now."""
         passed, self._paid_at = now - self._paid_at, now
-        self._share = min(1.0, self._share + passed / _EASE_S)
-        self.saved_s = min(self._most_s, self.saved_s + passed * _USED * threads * self._share)
+        self.share = min(1.0, self.share + passed / _EASE_S)
+        earned = passed * _USED * threads * self.share
+        # What is saved is soon spent at once, and what was congestion lately may be so again.
+        self.saved_s = min(self._most_s * self.share, self.saved_s + earned)
 
     def spend(self, seconds: float) -> None:
         """Take from what was saved; only so much can be missing."""
@@ -51,11 +55,11 @@ class SpareTime:
 
     def fair_s(self, threads: int, rate: float) -> float:
         """Seconds for each of ``rate`` queries a second."""
-        return _USED * threads * self._share / rate if rate > 0 else math.inf
+        return _USED * threads * self.share / rate if rate > 0 else math.inf
 
     def congested(self, now: float) -> None:
         """A sign of congestion was seen."""
         if now - self._noticed_at >= _NOTICE_S:
             self._noticed_at = now
-            self._share *= _EASED
+            self.share = max(_LEAST, self.share * _EASED)
             self.saved_s = min(self.saved_s, 0.0)
