@@ -272,8 +272,8 @@ class Admission:
     def _allot(self, now: float, remaining: float, waiting: int) -> Allotment:
         """The richest service that is affordable, by its own cost lately, and done in time."""
         full = self.cost(Service.FULL)
-        if full is None:
-            return Allotment(Service.FULL, math.inf, now, 0.0)
+        if math.isinf(remaining) or full is None:
+            return Allotment(Service.FULL, math.inf, now, full or 0.0)
         fair = self._spare.fair_s(self._servers, self.rate)
         affordable = max(fair, self._spare.saved_s)
         unscored = self._cost_or_lighter(Service.UNSCORED)

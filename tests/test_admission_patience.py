@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import Counter
 
@@ -120,3 +121,12 @@ def test_a_crowded_room_makes_answers_lighter_before_its_last_place_is_taken() -
     for _ in range(200):
         policy.arriving(clock() + 600.0, 49)
     assert policy.starting(clock() + 600.0, 49).service is Service.LIGHTEST
+
+
+def test_without_a_limit_a_query_gets_everything_even_then() -> None:
+    clock = Now()
+    policy = taught(clock)
+    policy._places = PLACES
+    for _ in range(200):
+        policy.arriving(math.inf, 60)
+    assert policy.starting(math.inf, 60, next_due=clock() + 0.05).service is Service.FULL
