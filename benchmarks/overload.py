@@ -25,6 +25,7 @@ import hashlib
 import json
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +63,8 @@ class Phase:
     outcomes: list[Outcome]
     facts: dict[str, Any]
     budget_ms: float
+    cores: float = 0.0
+    generator_cores: float = 0.0
 
     @property
     def answered(self) -> list[Outcome]:
@@ -159,12 +162,18 @@ class Bench:
         self._queries = queries
         self._args = args
         self._number = 0
+        self._cpu_s = 0.0
 
     def phase(self, name: str, rate: float, seconds: float) -> Phase:
         """Load at a rate."""
         self._number += 1
+        begin, own = time.perf_counter(), time.process_time()
         outcomes = self._server.load(self._queries, rate, seconds, self._args.seed + self._number)
-        return Phase(name, rate, seconds, outcomes, self._server.facts(), self._args.budget_ms)
+        own, took = time.process_time() - own, time.perf_counter() - begin
+        facts = self._server.facts()
+        used, self._cpu_s = facts["cpu_s"] - self._cpu_s, facts["cpu_s"]
+        budget_ms = self._args.budget_ms
+        return Phase(name, rate, seconds, outcomes, facts, budget_ms, used / took, own / took)
 
     def capacity(self) -> Capacity:
         """The highest rate that holds, and what was tried.
@@ -244,6 +253,8 @@ def _report(
         report.figure(f"degraded_for_admission_share_{phase.name}", phase.degraded("admission"))
         report.figure(f"longest_queue_{phase.name}", phase.facts["longest_queue"], goal="<= max_waiting")
         report.figure(f"generator_lag_p99_ms_{phase.name}", phase.lag_p99_ms, unit="ms")
+        report.figure(f"cores_{phase.name}", phase.cores, goal="busy, of the pipeline's process")
+        report.figure(f"generator_cores_{phase.name}", phase.generator_cores)
         report.note(f"{phase.name}: {phase.rate:.0f}/s, gave up {json.dumps(phase.given_up())}")
         report.note(f"{phase.name}: so far {json.dumps(phase.facts)}")
     base = max(first.goodput, 1e-9)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -40,6 +41,15 @@ def memory_mib(process: int | str = "self") -> float:
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def cpu_s(process: int) -> float:
+    """Processor time that a process has used, seconds; 0 where it is not told."""
+    stat = Path(f"/proc/{process}/stat")
+    if not stat.exists():
+        return 0.0
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def open_pipeline(snapshot: Path, config: dict[str, Any]) -> Pipeline:
@@ -130,6 +140,7 @@ class _Door(asyncio.Protocol):
         policy = self._pipeline.admission
         found = {
             "memory_mib": memory_mib(),
+            "cpu_s": time.process_time(),
             "longest_queue": self._longest_queue,
             "most_running": self._most_running,
             "admitted": dict(policy.admitted) if policy is not None else {},
