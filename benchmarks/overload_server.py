@@ -16,7 +16,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,31 @@ async def _listen(pipeline: Pipeline, told: Connection) -> None:
     server.close()
 
 
+async def _rest(begun: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await _Rest(begun, waits_for)
+
+
+class _Rest:
+    """What is left of a coroutine that was begun outside of a task, and what it waits for."""
+
+    def __init__(self, begun: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._begun = begun
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                try:
+                    value = yield waits_for
+                except BaseException as error:
+                    waits_for = self._begun.throw(error)
+                else:
+                    waits_for = self._begun.send(value)
+            except StopIteration:
+                return
+
+
 class _Door(asyncio.Protocol):
     """Takes queries from one connection. For one event loop."""
 
@@ -118,7 +143,14 @@ class _Door(asyncio.Protocol):
             except OverloadedError as error:
                 self._send([number, error.code, error.retry_after_s])
                 return
-        task = asyncio.create_task(self._answer(number, query, budget_ms))
+        # Until it waits, without a task, as Python 3.12's eager tasks: one that is refused never waits, and
+        # the next one is judged when this one is known to wait.
+        answering = self._answer(number, query, budget_ms)
+        try:
+            waits_for = answering.send(None)
+        except StopIteration:
+            return
+        task = asyncio.create_task(_rest(answering, waits_for))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._longest_queue = max(self._longest_queue, waiting)
