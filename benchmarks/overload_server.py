@@ -30,6 +30,7 @@ _LEAST_MS = 1.0
 """Budget of a query that was read too late; only while others wait it is refused at once."""
 _SWITCH_S = 0.001
 """How long a thread keeps Python's lock; as ``searchpipe serve`` has it."""
+_GATHER_S = 0.001
 Opener = Callable[[Path, dict[str, Any]], Pipeline]
 """Opens a pipeline over a snapshot with a configuration; a module's own function, for another process."""
 
@@ -183,9 +184,9 @@ class _Door(asyncio.Protocol):
         return found
 
     def _send(self, message: list[Any]) -> None:
-        """All that became ready in one turn of the loop goes out in one call of the system."""
+        """What becomes ready within a millisecond goes out in one call of the system, dearer than a refusal."""
         if not self._ready:
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_later(_GATHER_S, self._flush)
         self._ready.append(msgspec.json.encode(message))
 
     def _flush(self) -> None:
