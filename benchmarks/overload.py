@@ -2,11 +2,12 @@
 
     python -m benchmarks.overload [--seconds 60] [--http] [--json FILE]
 
-A generated catalog with the default models of a CPU. First the capacity is searched: the highest rate of
-Poisson arrivals at which the P99 from the intended start is within the budget and at least 999 of 1,000 are
-answered, admission control being on and any lighter service being allowed. Then come 1, 2 and 5 times that
-rate, and half of it. Latency counts from the intended start. Every query ends as an answer, a typed error, or
-``hung``; good is an answer within the budget.
+A generated catalog with the default models of a CPU. First the capacity is searched, admission control being
+on and any lighter service being allowed: the highest rate of Poisson arrivals of which at least 99% are
+answered within the budget from their intended start, in the median of three short trials (see
+:mod:`benchmarks.overload_capacity`). Then come 1, 2 and 5 times that rate, and half of it. Every query ends
+as an answer, a typed error, or ``hung``. Goodput is the number of answers a second, of any service, within
+the budget from the intended start; its ratios are to that of the minute at the capacity.
 
 The pipeline runs in a process of its own, asked through ``asearch`` behind a socket of 127.0.0.1; the
 generator runs in another one, because in the same process both would wait for one interpreter lock, and the
@@ -24,6 +25,7 @@ import hashlib
 import json
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.overload_capacity import CAPACITY, GOODPUT, described, search, settings_of, trial
 from benchmarks.overload_http import HttpServer
 from benchmarks.overload_load import Server
 from benchmarks.overload_server import Opener, open_pipeline
@@ -39,7 +42,7 @@ from benchmarks.report import Report
 from searchpipe.catalog.build import build_snapshot
 from searchpipe.config import load_config
 from searchpipe.demo.generate import write_demo
-from searchpipe.replay.capacity import CapacitySettings, Run, find_capacity
+from searchpipe.replay.capacity import Capacity, Run
 from searchpipe.replay.outcome import Outcome
 
 TITLE = "Overload: 1, 2 and 5 times the capacity, and the way back"
@@ -60,6 +63,8 @@ class Phase:
     outcomes: list[Outcome]
     facts: dict[str, Any]
     budget_ms: float
+    cores: float = 0.0
+    generator_cores: float = 0.0
 
     @property
     def answered(self) -> list[Outcome]:
@@ -157,45 +162,37 @@ class Bench:
         self._queries = queries
         self._args = args
         self._number = 0
+        self._cpu_s = 0.0
 
     def phase(self, name: str, rate: float, seconds: float) -> Phase:
         """Load at a rate."""
         self._number += 1
+        begin, own = time.perf_counter(), time.process_time()
         outcomes = self._server.load(self._queries, rate, seconds, self._args.seed + self._number)
-        return Phase(name, rate, seconds, outcomes, self._server.facts(), self._args.budget_ms)
+        own, took = time.process_time() - own, time.perf_counter() - begin
+        facts = self._server.facts()
+        used, self._cpu_s = facts["cpu_s"] - self._cpu_s, facts["cpu_s"]
+        budget_ms = self._args.budget_ms
+        return Phase(name, rate, seconds, outcomes, facts, budget_ms, used / took, own / took)
 
-    def capacity(self) -> float:
-        """The highest rate that holds, in queries a second.
+    def capacity(self) -> Capacity:
+        """The highest rate that holds, and what was tried.
 
         Raises:
             SystemExit: not even the lowest does.
         """
         args = self._args
-        settings = CapacitySettings(
-            p99_ms=args.budget_ms, start_rate=args.start_rate, tolerance=0.05, repeats=args.repeats
-        )
 
         def probe(rate: float, number: int) -> Run:
             del number
             seen = self.phase("probe", rate, args.probe_s)
-            latencies = [o.latency_ms for o in seen.answered]
-            degraded = sum(o.answer is not None and bool(o.answer.degradations) for o in seen.answered)
-            run = Run(
-                rate=rate,
-                queries=len(seen.outcomes),
-                answered_per_s=len(seen.answered) / args.probe_s,
-                good_per_s=seen.goodput,
-                p50_ms=quantile(latencies, 0.5),
-                p99_ms=quantile(latencies, 0.99) if latencies else None,
-                failed_share=1 - len(seen.answered) / max(1, len(seen.outcomes)),
-                degraded_share=degraded / max(1, len(seen.answered)),
-                start_lag_p99_ms=seen.lag_p99_ms,
-            )
-            print(f"  {rate:7.1f}/s  P99 {seen.p99_ms:6.1f} ms  failed {run.failed_share:.2%}", flush=True)
+            run = trial(rate, args.probe_s, seen.outcomes, args.budget_ms)
+            p99 = "no answer" if run.p99_ms is None else f"{run.p99_ms:.1f} ms"
+            print(f"  {rate:7.1f}/s  P99 of all {p99}  failed {run.failed_share:.2%}", flush=True)
             return run
 
-        found = find_capacity(probe, settings).rate
-        if found is None:
+        found = search(probe, settings_of(args.budget_ms, args.start_rate, args.repeats))
+        if found.rate is None:
             raise SystemExit("Not even the lowest rate holds: the machine is busy, or too slow.")
         return found
 
@@ -219,7 +216,11 @@ def run(
     with server_of(admission=True) as server:
         bench = Bench(server, queries, args)
         bench.phase("warm-up", args.start_rate, args.warm_up_s)
-        rate = rate or bench.capacity()
+        if not rate:
+            found = bench.capacity()
+            rate = found.rate or 0.0
+            for line in described(found):
+                report.note(line)
         phases = [bench.phase(f"{n}x", n * rate, args.seconds) for n in MULTIPLES]
         back = bench.phase("back", 0.5 * rate, args.back_s)
     plain: list[Phase] = []
@@ -241,13 +242,19 @@ def _report(
 ) -> bool:
     first = phases[0]
     report.figure("capacity_qps", rate, unit="/s")
+    report.note("Capacity" + (", given, not searched" if args.rate else "") + f": {CAPACITY}.")
+    report.note(f"Goodput: {GOODPUT}.")
+    report.note(f"Budget: {args.budget_ms:g} ms, of which {args.way_ms:g} ms are kept for the way.")
     for phase in (*phases, back, *plain):
         report.figure(f"goodput_{phase.name}", phase.goodput, unit="/s")
+        report.figure(f"good_share_{phase.name}", phase.goodput * phase.seconds / max(1, len(phase.outcomes)))
         report.figure(f"p99_ms_{phase.name}", phase.p99_ms, unit="ms")
         report.figure(f"shed_share_{phase.name}", phase.share("shed"))
         report.figure(f"degraded_for_admission_share_{phase.name}", phase.degraded("admission"))
         report.figure(f"longest_queue_{phase.name}", phase.facts["longest_queue"], goal="<= max_waiting")
         report.figure(f"generator_lag_p99_ms_{phase.name}", phase.lag_p99_ms, unit="ms")
+        report.figure(f"cores_{phase.name}", phase.cores, goal="busy, of the pipeline's process")
+        report.figure(f"generator_cores_{phase.name}", phase.generator_cores)
         report.note(f"{phase.name}: {phase.rate:.0f}/s, gave up {json.dumps(phase.given_up())}")
         report.note(f"{phase.name}: so far {json.dumps(phase.facts)}")
     base = max(first.goodput, 1e-9)

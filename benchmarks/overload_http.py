@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.overload_server import memory_mib
+from benchmarks.overload_server import cpu_s, memory_mib
 from searchpipe.replay.entry import Entry
 from searchpipe.replay.load import Load, LoadSettings
 from searchpipe.replay.outcome import Outcome
@@ -65,7 +65,9 @@ class HttpServer(AbstractContextManager["HttpServer"]):
     def facts(self) -> dict[str, Any]:
         """As of now; the longest queue is what was seen while the load ran."""
         samples = self._samples()
-        return {"memory_mib": memory_mib(self._process.pid), "longest_queue": self._longest, **samples}
+        pid = self._process.pid
+        own = {"memory_mib": memory_mib(pid), "cpu_s": cpu_s(pid), "longest_queue": self._longest}
+        return {**own, **samples}
 
     def load(self, queries: Sequence[str], rate: float, seconds: float, seed: int) -> list[Outcome]:
         """Poisson arrivals for a while; what came of each, in the order of the arrivals."""

@@ -7,118 +7,94 @@ waited for nothing and made those behind it late as well.
 
 from __future__ import annotations
 
-import enum
 import heapq
 import math
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import NoReturn
 
+from searchpipe.allotment import Allotment, Forecasts, Service
 from searchpipe.cost_model import CostModel
 from searchpipe.deadline import Clock
 from searchpipe.errors import OverloadedError
+from searchpipe.forecast_errors import ForecastErrors
+from searchpipe.spare_time import SpareTime
 
 PATIENCE = 0.1
-"""Share of its budget that a query may wait before those that run are asked to come to an end."""
-_USED = 0.8
-"""Share of the threads' time that is planned with; arrivals are not evenly spaced (Kingman 1961)."""
-_HEADROOM = 0.7
-"""Share of its budget within which a newcomer must be predicted to be done: predictions have errors."""
+"""Share of its budget that a query may wait before those that run are asked to come to an end for it."""
+_LIGHTEST_TIMES = 4.0
+"""Times the lightest service that a budget must be for its answer to say whether others will be late."""
 _ROOM = 1.25
 """Times the cost of an unscored query that there must be before scoring is begun: for a few pairs."""
-_SAVED_S = 0.1
-"""Seconds of each thread that can be saved up for a burst."""
 _MEMORY_S = 0.5
 """Time constant of the arrival rate: long for one burst, short for a change of load."""
-_BACK_RISE, _BACK_FALL = 0.3, 0.1
-"""Weights of one more way back above and below the mean: a loop that was busy once may be so again."""
-_ERROR_WEIGHT = 0.05
-"""Of one more error of a prediction."""
-_MOST_ERROR_S = 1.0
 _FULL_S = 0.01
-"""Seconds for which one refusal answers for those like it, at most: predictions change."""
+"""Seconds for which one refusal answers for others, at most: predictions change."""
 _BACKLOG = 2
 """Waiting queries a thread from which on all get the lightest service until they are through."""
+_PATIENT = 2.0
+"""Times the time that full answers to all who wait take that must be left for one; more after congestion."""
+_PLACES = 0.75
+"""Share of the places that may be taken for that: before the last one is, answers get lighter."""
+_WAITED = 0.5
+"""Share of its budget whose waiting is such a sign."""
 
 
-class Service(enum.IntEnum):
-    """How much is done for a query, the most first."""
+@dataclass(slots=True, frozen=True)
+class _Full:
+    """One that was turned away: what it says of others holds until ``until``."""
 
-    FULL = 0
-    SHORTENED = 1
-    UNSCORED = 2
-    LIGHTEST = 3
-
-    @property
-    def label(self) -> str:
-        """Its name in metrics."""
-        return self.name.lower()
-
-
-@dataclass(slots=True, eq=False)
-class Allotment:
-    """What a query that begins may use.
-
-    Attributes:
-        service: see :class:`Service`.
-        limit_s: seconds from its start within which optional work must be done; ``inf`` for no limit.
-        began: when, on the policy's clock.
-        planned_s: seconds that the policy has planned for it.
-    """
-
-    service: Service
-    limit_s: float
-    began: float
-    planned_s: float
-
-
-@dataclass(slots=True)
-class Forecasts:
-    """How good the predictions were: sums over the queries that were predicted and ended, in seconds."""
-
-    count: int = 0
-    predicted_s: float = 0.0
-    actual_s: float = 0.0
-    error_s: float = 0.0
+    until: float
+    end: float
+    due: float
+    remaining: float
+    priority: int
 
 
 class Admission:
-    """The policy of one queue. Whoever calls it holds the queue's lock; counters may be read by any thread.
+    """The policy of one queue. Whoever calls it holds ``lock``, which is the queue's, but for ``turn_away``.
+
+    Counters may be read by any thread.
 
     The costs of whole queries, by service, are exponentially weighted means of those that ended lately.
     As long as nothing is known, everything is admitted in full. A query that meets an idle thread is never
     turned away: then it is not the load that makes it late.
 
+    One that is refused, or has waited for half of its budget, is a sign of congestion
+    (:class:`searchpipe.spare_time.SpareTime`). Whoever has far more time than full answers to all who wait
+    take gets one, whatever the rate is, unless the next one waiting has not.
+
     Args:
         threads: queries that run at once.
+        places: queries that wait at most.
         clock: seconds; the one that ``due`` is meant on.
 
     Attributes:
-        way_back_s: from a query's end to the moment its caller goes on, lately: a busy event loop takes its
-            time, and the caller's budget with it.
+        lock: of the queue.
+        errors: of predictions, and what is kept free for them.
         admitted: queries that began, by the label of their service.
         shed: queries turned away, by where: ``arrival``, ``waiting`` (late by the time it was their turn).
-        forecasts: of the time from arrival to end.
     """
 
-    def __init__(self, threads: int, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, threads: int, clock: Clock = time.perf_counter, *, places: float = math.inf) -> None:
+        self.lock = threading.Lock()
         self._threads = threads
+        self._places = places
         self._clock = clock
         self._costs = CostModel(rise=0.1, fall=0.1, margin=0.0, clock=clock)
         self._means: dict[Service, float | None] = dict.fromkeys(Service)
         self._relaxed = dict.fromkeys(Service, -math.inf)
         self._running: set[Allotment] = set()
         self._outside = 0
-        self._full_until, self._full_for_s, self._full_priority = -math.inf, 0.0, 0
-        self._underestimate_s = 0.0
-        self.way_back_s = 0.0
+        self._full: _Full | None = None
+        self.errors = ForecastErrors()
         self._arrivals = 0.0  # decayed
-        self._arrived_at = self._paid_at = clock()
-        self._credit = _SAVED_S * threads
+        self._arrived_at = clock()
+        self._spare = SpareTime(threads, self._arrived_at)
         self.admitted: Counter[str] = Counter({service.label: 0 for service in Service})
         self.shed: Counter[str] = Counter({"arrival": 0, "waiting": 0})
-        self.forecasts = Forecasts()
 
     def cost(self, service: Service) -> float | None:
         """Mean seconds that a query of this service took lately; None if none was seen."""
@@ -130,23 +106,49 @@ class Admission:
         return self._arrivals * math.exp((self._arrived_at - self._clock()) / _MEMORY_S) / _MEMORY_S
 
     @property
+    def forecasts(self) -> Forecasts:
+        """Of the time from arrival to end."""
+        return self.errors.forecasts
+
+    @property
     def running(self) -> int:
         """Queries that have begun and not ended."""
         return len(self._running)
 
+    def turn_away(self, budget_ms: float, priority: int = 0) -> None:
+        """Refuse now what ``asearch`` would refuse, where that is known already. Any thread, any time.
+
+        For services, before they parse a request or make a task: under overload most calls are refused,
+        and what that costs is taken from those that are answered. Not where results are cached, because
+        a page that is kept costs nothing.
+
+        Raises:
+            OverloadedError: as ``asearch`` would.
+        """
+        due = self._clock() + budget_ms / 1e3
+        with self.lock:
+            self.full(due, priority)
+
     def full(self, due: float, priority: int = 0) -> None:
         """Turn a newcomer away at next to no cost, if one like it was turned away just before.
 
-        What is ahead of a query takes at least as long as it was predicted to, less the time that has
-        passed: until then one with no more time and no higher priority would be late as well.
+        When the one before would have been done is when one that is due later, or has no more time left,
+        would be done at the soonest: until then, and without a higher priority, it would be late as well.
 
         Raises:
             OverloadedError: as :meth:`arriving` would.
         """
+        before = self._full
+        if before is None:
+            return
         now = self._clock()
-        if now < self._full_until and due - now <= self._full_for_s and priority <= self._full_priority:
+        if now >= before.until:
+            self._full = None
+            return
+        alike = priority <= before.priority and (due >= before.due or due - now <= before.remaining)
+        if alike and self.errors.late_s(before.end, now, due) > 0:
             self._arrived(now)
-            self._refused(self._full_until - now)
+            self._refused(now, before.end - due)
 
     def arriving(self, due: float, ahead: int, outside: int = 0, priority: int = 0) -> float:
         """A newcomer: when it would be done with the lightest service.
@@ -164,45 +166,67 @@ class Admission:
         self._arrived(now)
         self._outside = outside
         each = self.cost(Service.LIGHTEST) or 0.0
-        self._refill(now)
-        end = self._start(now, ahead, each, PATIENCE * (due - now)) + each + self._underestimate_s
-        late_s = end + self.way_back_s - now - _HEADROOM * (due - now)
-        if late_s > 0 and len(self._running) + ahead >= self._threads:
-            self._full_until = now + min(late_s, _FULL_S)
-            self._full_for_s, self._full_priority = due - now, priority
-            self._refused(end - due)
+        self._spare.earn(now, self._servers)
+        end = self._start(now, ahead, each, PATIENCE * (due - now)) + each + self.errors.underestimate_s
+        back = end + self.errors.way_back_s
+        if len(self._running) + ahead >= self._threads and self.errors.late_s(back, now, due) > 0:
+            self._spare.congested(now)
+            self._full = _Full(now + _FULL_S, back, due, due - now, priority)
+            self._refused(now, back - due)
         return end
 
     def _arrived(self, now: float) -> None:
         self._arrivals = 1.0 + self._arrivals * math.exp((self._arrived_at - now) / _MEMORY_S)
         self._arrived_at = now
 
-    def _refused(self, late_s: float) -> NoReturn:
+    def _refused(self, now: float, late_s: float) -> NoReturn:
         self.shed["arrival"] += 1
         # What it would have cost may not be spent on doing more for others.
-        self._relax(Service.LIGHTEST)
+        self._relax(Service.LIGHTEST, now)
         each = self.cost(Service.LIGHTEST) or 0.0
-        self._credit = max(-_SAVED_S * self._threads, self._credit - each)
+        self._spare.spend(each)
         raise _overloaded("would be done too late even with the lightest service", late_s, each)
 
-    def starting(self, due: float, waiting: int) -> Allotment:
+    def patient(self, remaining: float, waiting: int) -> bool:
+        """Whether so many seconds are far more than full answers to all who wait take. Any thread."""
+        if waiting > _PLACES * self._places:
+            return False
+        full = self.cost(Service.FULL) or 0.0
+        return remaining * self._spare.share >= _PATIENT * full * (1 + waiting / self._servers)
+
+    def presses(self, arrived: float, due: float, waiting: int) -> bool:
+        """Whether the next of those who wait has waited for long and cannot for much longer. Any thread."""
+        now = self._clock()
+        return now - arrived > PATIENCE * (due - arrived) and not self.patient(due - now, waiting)
+
+    def starting(
+        self, due: float, waiting: int, *, arrived: float = math.inf, next_due: float = math.inf
+    ) -> Allotment:
         """It is a query's turn; ``ended`` must follow.
 
         Args:
             due: when it must be done; ``inf`` for no limit.
             waiting: queries that wait behind it.
+            arrived: when it came; ``inf`` if that is not known.
+            next_due: when the most urgent of those behind it must be done.
 
         Raises:
             OverloadedError: it can only be late, and others wait who need not be.
         """
         now = self._clock()
         lightest = self.cost(Service.LIGHTEST)
-        if waiting and lightest is not None and now + lightest + self.way_back_s > due:
+        if waiting and lightest is not None and now + lightest + self.errors.way_back_s > due:
             self.shed["waiting"] += 1
+            self._spare.congested(now)
             raise _overloaded("waited too long to be done in time", now + lightest - due, lightest)
-        self._refill(now)
-        allotment = self._allot(now, due - now, waiting)
-        self._credit = max(-_SAVED_S * self._threads, self._credit - allotment.planned_s)
+        self._spare.earn(now, self._servers)
+        if self.patient(min(due, next_due) - now, waiting):
+            allotment = Allotment(Service.FULL, math.inf, now, self.cost(Service.FULL) or 0.0)
+        else:
+            if now - arrived > _WAITED * (due - arrived):
+                self._spare.congested(now)
+            allotment = self._allot(now, due - now, waiting)
+        self._spare.spend(allotment.planned_s)
         self._running.add(allotment)
         self.admitted[allotment.service.label] += 1
         return allotment
@@ -211,41 +235,23 @@ class Admission:
         """The query is through; ``done``: with an answer, which its cost is learnt from."""
         self._running.discard(allotment)
         seconds = max(0.0, self._clock() - allotment.began)
-        self._credit += allotment.planned_s - seconds
+        self._spare.settle(allotment.planned_s - seconds)
         if done:
             self._costs.observe(allotment.service.label, 1, seconds)
             self._means[allotment.service] = self._costs.predict(allotment.service.label, 1)
 
-    def returned(self, seconds: float) -> None:
-        """A caller went on so long after its query's end."""
-        self.way_back_s += (_BACK_RISE if seconds > self.way_back_s else _BACK_FALL) * (
-            seconds - self.way_back_s
-        )
+    def answered(self, budget_s: float, left_s: float) -> None:
+        """A caller goes on with a light answer; of its budget so much is left, negative if it is late.
 
-    def compare(self, predicted_s: float, actual_s: float, service: Service = Service.LIGHTEST) -> None:
-        """How a prediction of ``arriving`` turned out, both from the arrival on.
-
-        What was done for others than those with the ``LIGHTEST`` service is not what was predicted. By how
-        much theirs is too low lately (threads that wait for a core or for Python's lock) is added to it.
+        One that had hardly time for even that says nothing about others. Any thread.
         """
-        if service is Service.LIGHTEST:
-            learnt = self._underestimate_s + _ERROR_WEIGHT * (actual_s - predicted_s)
-            self._underestimate_s = min(max(0.0, learnt), _MOST_ERROR_S)
-        self.forecasts.count += 1
-        self.forecasts.predicted_s += predicted_s
-        self.forecasts.actual_s += actual_s
-        self.forecasts.error_s += abs(actual_s - predicted_s)
+        if budget_s >= _LIGHTEST_TIMES * (self.cost(Service.LIGHTEST) or 0.0) + self.errors.way_back_s:
+            self.errors.answered(late=left_s < 0)
 
     @property
     def _servers(self) -> int:
         """Threads that can be counted on; those who search outside take the same cores."""
         return max(1, self._threads - self._outside)
-
-    def _refill(self, now: float) -> None:
-        """Save up the time of the threads that was not used, for a burst."""
-        earned = (now - self._paid_at) * _USED * self._servers
-        self._credit = min(_SAVED_S * self._threads, self._credit + earned)
-        self._paid_at = now
 
     def _start(self, now: float, ahead: int, each: float, patience_s: float) -> float:
         """When a thread would be free for the one behind ``ahead`` queries of ``each`` seconds.
@@ -268,9 +274,8 @@ class Admission:
         full = self.cost(Service.FULL)
         if math.isinf(remaining) or full is None:
             return Allotment(Service.FULL, math.inf, now, full or 0.0)
-        rate = self.rate
-        fair = _USED * self._servers / rate if rate > 0 else math.inf
-        affordable = max(fair, self._credit)
+        fair = self._spare.fair_s(self._servers, self.rate)
+        affordable = max(fair, self._spare.saved_s)
         unscored = self._cost_or_lighter(Service.UNSCORED)
         if waiting >= _BACKLOG * self._threads:
             return self._lightest(now)
@@ -282,14 +287,14 @@ class Admission:
             wanted = min(full, remaining)
             if wanted <= affordable:
                 return Allotment(Service.FULL, math.inf, now, wanted)
-            self._relax(Service.FULL)
+            self._relax(Service.FULL, now)
             shortened = self._cost_or_lighter(Service.SHORTENED)
             if fair >= _ROOM * unscored and shortened <= affordable:
                 return Allotment(Service.SHORTENED, fair, now, shortened)
-            self._relax(Service.SHORTENED)
+            self._relax(Service.SHORTENED, now)
         if unscored <= affordable:
             return Allotment(Service.UNSCORED, math.inf, now, unscored)
-        self._relax(Service.UNSCORED)
+        self._relax(Service.UNSCORED, now)
         return self._lightest(now)
 
     def _lightest(self, now: float) -> Allotment:
@@ -303,9 +308,8 @@ class Admission:
                 return cost
         return 0.0
 
-    def _relax(self, service: Service) -> None:
+    def _relax(self, service: Service, now: float) -> None:
         """A service refused for its cost teaches nothing: it is tried again after some seconds."""
-        now = self._clock()
         if now - self._relaxed[service] < 1.0:  # the cost model's own limit, asked for at less cost
             return
         self._relaxed[service] = now

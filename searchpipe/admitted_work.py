@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from searchpipe.admission import Allotment, Service
+from searchpipe.allotment import Allotment, Service
 from searchpipe.stages.base import Stage, Work
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _kept(stages: Sequence[Stage], needed: Sequence[str]) -> set[str]:
 class AdmittedWork(Work):
     """A query whose time is also limited by what others need. Owned as :class:`Work` is."""
 
-    __slots__ = ("_bound", "_end_s", "_pressed", "done_at")
+    __slots__ = ("_bound", "_end_s", "_pressed", "done_at", "service")
 
     def __init__(self, query: Query, deadline: Deadline, costs: CostModel) -> None:
         super().__init__(query, deadline, costs)
@@ -70,6 +70,8 @@ class AdmittedWork(Work):
         self._bound = False
         self.done_at = math.inf
         """When it ended, on the clock of its deadline."""
+        self.service = Service.FULL
+        """What it was given; see :meth:`allot`."""
         self._pressed: Callable[[], bool] | None = None
 
     def allot(self, allotment: Allotment, services: Services, pressed: Callable[[], bool]) -> None:
@@ -81,6 +83,7 @@ class AdmittedWork(Work):
             pressed: whether others wait too long for a thread; asked between the steps of the score stage,
                 which can end after any of them.
         """
+        self.service = allotment.service
         self._pressed = pressed
         self._end_s = self.deadline.elapsed() + allotment.limit_s
         left_out = services.without(allotment.service) - self.query.without

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
-from searchpipe.admission import Admission, Allotment
+from searchpipe.admission import Admission
 from searchpipe.admitted_work import AdmittedWork, Services
+from searchpipe.allotment import Allotment, Service
 from searchpipe.page import Page
 from searchpipe.waiting_room import WaitingRoom
+from searchpipe.way_back import WayBack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +38,9 @@ class Reception:
         limits = config.pipeline
         lexical = "lexical" in config.recall.sources
         self._services = Services(stages, () if lexical else ("vector",))
-        self.admission = Admission(limits.threads) if limits.admission else None
+        self.admission = Admission(limits.threads, places=limits.max_waiting) if limits.admission else None
         self._in_flight = in_flight
+        self._loops = threading.local()  # at most one runs on a thread at a time
         self._room: WaitingRoom[Page] = WaitingRoom(
             limits.threads, limits.max_waiting, admission=self.admission, outside=self._outside
         )
@@ -68,10 +72,20 @@ class Reception:
 
     async def answer(self, work: AdmittedWork, future: Future[Page]) -> Page:
         """Wait for what ``submit`` returned, and learn how long the way back to the caller took."""
-        page = await asyncio.wrap_future(future)
+        page = await self._way_back().expect(future)
         if self.admission is not None:
-            self.admission.returned(max(0.0, work.deadline.start + work.deadline.elapsed() - work.done_at))
+            elapsed = work.deadline.elapsed()
+            self.admission.errors.returned(max(0.0, work.deadline.start + elapsed - work.done_at))
+            if work.service is Service.LIGHTEST:
+                self.admission.answered(work.deadline.budget_s, work.deadline.budget_s - elapsed)
         return page
+
+    def _way_back(self) -> WayBack[Page]:
+        loop = asyncio.get_running_loop()
+        known: WayBack[Page] | None = getattr(self._loops, "way_back", None)
+        if known is None or known.loop is not loop:
+            known = self._loops.way_back = WayBack(loop)
+        return known
 
     def leave(self, future: Future[Page]) -> None:
         """See :meth:`searchpipe.waiting_room.WaitingRoom.leave`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from searchpipe.admission import PATIENCE, Admission, Allotment
+from searchpipe.admission import Admission
+from searchpipe.allotment import Allotment
 from searchpipe.errors import OverloadedError
 
 T = TypeVar("T")
@@ -62,9 +64,12 @@ class WaitingRoom(Generic[T]):
         self._admission = admission
         self._outside = outside
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Lock() if admission is None else admission.lock
         self._waiting: list[_Entry[T]] = []
         self._tickets = itertools.count()
+        self._width = threads
+        self._active = 0
+        self._closed = False
         self._threads = ThreadPoolExecutor(threads, "searchpipe")
         self.refused = 0
         """Jobs that found no place, or lost it to a more urgent one."""
@@ -79,12 +84,14 @@ class WaitingRoom(Generic[T]):
         return self._admission
 
     def pressed(self) -> bool:
-        """Whether the next job has waited for more than a tenth of the time that it had."""
+        """Whether those that run should come to an end for the next job; never without a policy."""
         try:
             head = self._waiting[0]  # without the lock: between two steps of every query
         except IndexError:
             return False
-        return self._clock() - head.arrived > PATIENCE * (head.due - head.arrived)
+        if self._admission is None:
+            return False
+        return self._admission.presses(head.arrived, head.due, len(self._waiting))
 
     def check(self, *, priority: int, due: float) -> None:
         """Refuse at once what ``submit`` would refuse, if that is known already; costs next to nothing.
@@ -120,6 +127,8 @@ class WaitingRoom(Generic[T]):
         urgency = (-priority, due, next(self._tickets))
         turned_out = None
         with self._lock:
+            if self._closed:
+                raise RuntimeError("The waiting room was closed.")
             end = now
             if self._admission is not None:
                 ahead = sum(one.urgency < urgency for one in self._waiting)
@@ -133,10 +142,12 @@ class WaitingRoom(Generic[T]):
                 turned_out = last.future
             future: Future[T] = Future()
             heapq.heappush(self._waiting, _Entry(urgency, job, future, now, end, allot))
+            idle = self._active < self._width
+            self._active += idle
         if turned_out is not None and turned_out.set_running_or_notify_cancel():
             turned_out.set_exception(self._full())
-        # Each submission wakes one thread, which takes whatever is most urgent by then.
-        self._threads.submit(self._run_next)
+        if idle:
+            self._threads.submit(self._run)
         return future
 
     def leave(self, future: Future[T]) -> None:
@@ -148,6 +159,7 @@ class WaitingRoom(Generic[T]):
     def close(self) -> None:
         """Cancel the jobs that wait and let the running ones end. Idempotent."""
         with self._lock:
+            self._closed = True
             waiting, self._waiting = self._waiting, []
         for entry in waiting:
             entry.future.cancel()
@@ -157,22 +169,31 @@ class WaitingRoom(Generic[T]):
         self._waiting = [one for one in self._waiting if one.future is not future]
         heapq.heapify(self._waiting)
 
-    def _run_next(self) -> None:
-        allotment, refusal = None, None
-        with self._lock:
-            if not self._waiting:
-                return
-            entry = heapq.heappop(self._waiting)
-            if not entry.future.set_running_or_notify_cancel():
-                return
-            if self._admission is not None:
-                try:
-                    allotment = self._admission.starting(entry.due, len(self._waiting))
-                except OverloadedError as error:
-                    refusal = error
-        if refusal is not None:
-            entry.future.set_exception(refusal)
-            return
+    def _run(self) -> None:
+        """On a thread: take whatever is most urgent, until nothing waits. Going on costs less than waking."""
+        while True:
+            allotment, refusal = None, None
+            with self._lock:
+                if not self._waiting:
+                    self._active -= 1
+                    return
+                entry = heapq.heappop(self._waiting)
+                if not entry.future.set_running_or_notify_cancel():
+                    continue
+                if self._admission is not None:
+                    next_due = self._waiting[0].due if self._waiting else math.inf
+                    try:
+                        allotment = self._admission.starting(
+                            entry.due, len(self._waiting), arrived=entry.arrived, next_due=next_due
+                        )
+                    except OverloadedError as error:
+                        refusal = error
+            if refusal is not None:
+                entry.future.set_exception(refusal)
+            else:
+                self._do(entry, allotment)
+
+    def _do(self, entry: _Entry[T], allotment: Allotment | None) -> None:
         try:
             if entry.allot is not None and allotment is not None:
                 entry.allot(allotment)
@@ -191,7 +212,7 @@ class WaitingRoom(Generic[T]):
             self._admission.ended(allotment, done=done)
             if done:
                 predicted, actual = entry.end - entry.arrived, self._clock() - entry.arrived
-                self._admission.compare(predicted, actual, allotment.service)
+                self._admission.errors.compare(predicted, actual, allotment.service)
 
     def _full(self) -> OverloadedError:
         return OverloadedError(

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchpipe.admission import PATIENCE, Admission, Allotment, Service
+from searchpipe.admission import PATIENCE, Admission
+from searchpipe.allotment import Allotment, Service
 from searchpipe.errors import OverloadedError
 
 COSTS = {Service.FULL: 0.045, Service.SHORTENED: 0.02, Service.UNSCORED: 0.01, Service.LIGHTEST: 0.002}
@@ -109,11 +110,11 @@ def test_predictions_that_are_too_low_are_made_up_for() -> None:
     before = policy.arriving(clock() + 0.05, 4) - clock()
     for _ in range(200):
         predicted = policy.arriving(clock() + 0.05, 4) - clock()
-        policy.compare(predicted, before + 0.008, Service.LIGHTEST)
-        policy.compare(predicted, 1.0, Service.FULL)  # which was not what was predicted
+        policy.errors.compare(predicted, before + 0.008, Service.LIGHTEST)
+        policy.errors.compare(predicted, 1.0, Service.FULL)  # which was not what was predicted
     assert policy.arriving(clock() + 0.05, 4) - clock() == pytest.approx(before + 0.008, abs=0.001)
     for _ in range(200):
-        policy.compare(before, 0.0)
+        policy.errors.compare(before, 0.0)
     assert policy.arriving(clock() + 0.05, 4) - clock() == pytest.approx(before)
 
 
@@ -133,11 +134,11 @@ def test_a_slow_way_back_to_the_caller_counts() -> None:
     occupy(policy, clock)
     policy.arriving(clock() + 0.1, 5)
     for _ in range(100):
-        policy.returned(0.09)
+        policy.errors.returned(0.09)
     with pytest.raises(OverloadedError):
         policy.arriving(clock() + 0.1, 5)
     for _ in range(100):
-        policy.returned(0.0)
+        policy.errors.returned(0.0)
     policy.arriving(clock() + 0.1, 5)
 
 

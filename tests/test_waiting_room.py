@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from searchpipe.admission import Admission
+from searchpipe.allotment import Allotment, Service
 from searchpipe.errors import OverloadedError
 from searchpipe.waiting_room import WaitingRoom
 
@@ -83,7 +86,9 @@ def test_who_leaves_frees_a_place() -> None:
 
 def test_the_room_presses_when_somebody_has_waited_for_a_tenth_of_their_time() -> None:
     now = 0.0
-    room: WaitingRoom[str] = WaitingRoom(1, 4, clock=lambda: now)
+    policy = Admission(1, clock=lambda: now)
+    policy.ended(Allotment(Service.FULL, math.inf, -1.0, 0.0))  # a full answer takes a second
+    room: WaitingRoom[str] = WaitingRoom(1, 4, clock=lambda: now, admission=policy)
     go, begun = threading.Event(), threading.Event()
 
     def occupy() -> str:

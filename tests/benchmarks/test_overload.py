@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.overload import Phase, parser, recovery_s, run
+from benchmarks.overload_server import cpu_s
 from benchmarks.report import Report
 from searchpipe.catalog.snapshot import Snapshot
 from searchpipe.pipeline import Pipeline
@@ -57,6 +60,8 @@ def test_the_whole_run_in_a_few_seconds(snapshot_folder: Path, tmp_path: Path) -
         assert figures[f"goodput_{name}"] >= 0
         assert 0 <= figures[f"shed_share_{name}"] <= 1
         assert figures[f"longest_queue_{name}"] <= 64
+        assert figures[f"cores_{name}"] > 0
+        assert figures[f"generator_cores_{name}"] > 0
     assert {"goodput_ratio_2x", "goodput_ratio_5x", "recovery_s", "memory_growth_mib"} <= set(figures)
     assert figures["capacity_qps"] == 40
     assert 0 <= figures["goodput_5x_to_best_seen"] <= 1
@@ -73,11 +78,12 @@ def test_the_capacity_is_searched(snapshot_folder: Path, monkeypatch: pytest.Mon
             return [answered(n / rate, 20.0 if rate < 30 else 70.0) for n in range(int(rate * seconds))]
 
         def facts(self) -> dict[str, Any]:
-            return {}
+            return {"cpu_s": 0.0}
 
     args = parser().parse_args(["--probe-s", "2", "--start-rate", "5"])
     found = overload.Bench(Fake(), [], args).capacity()  # type: ignore[arg-type]
-    assert 30 / 1.06 <= found < 30
+    assert found.rate is not None
+    assert 30 / 1.06 <= found.rate < 30
 
 
 def test_a_phase_counts_what_is_good_and_what_was_given_up() -> None:
@@ -104,3 +110,11 @@ def test_the_way_back_ends_with_the_first_second_in_time() -> None:
     refused = [shed(n / 100) if n < 150 else outcome for n, outcome in enumerate(good)]
     assert recovery_s(refused, 10.0, 50.0) == pytest.approx(1.5, abs=0.11)
     assert recovery_s([shed(n / 100) for n in range(1000)], 10.0, 50.0) == 10.0
+
+
+def test_processor_time_of_another_process_is_read() -> None:
+    begin = time.process_time()
+    while time.process_time() < begin + 0.05:
+        pass
+    assert cpu_s(os.getpid()) == pytest.approx(time.process_time(), abs=0.1)
+    assert cpu_s(2**30) == 0.0

@@ -31,8 +31,7 @@ QUERIES = ("running shoes", "red", "garden hose", "boots for walking", "toy car"
 
 def config(score: float = 0.8, **live: Any) -> dict[str, Any]:
     """A configuration whose ``score`` weight tells engine versions apart."""
-    # Without admission control, which under load gives lighter answers than the oracle's.
-    return {"score": {"weight": score}, "live": {**QUICK, **live}, "pipeline": {"admission": False}}
+    return {"score": {"weight": score}, "live": {**QUICK, **live}}
 
 
 def publish(folder: Path, generation: int) -> str:
