@@ -95,12 +95,15 @@ class AdmittedWork(Work):
 
     def allowance(self) -> float:
         """See :meth:`searchpipe.stages.base.Work.allowance`; also within what the others leave."""
-        own = super().allowance()
+        own = self.deadline.remaining() - self.reserve_s  # as Work's, asked for a dozen times a query
         if self.deadline.unlimited:
             return own
         if self.stage == _SCORE and self._pressed is not None and self._pressed():
             self._bound = own > 0
             return min(own, 0.0)
+        if self._end_s == math.inf:
+            self._bound = False
+            return own
         limit = self._end_s - self.deadline.elapsed() - self.reserve_s
         self._bound = limit < own
         return min(own, limit)

@@ -90,7 +90,9 @@ class Diversify:
         quotas: Sequence[QuotaRule] = (),
     ) -> None:
         self._vectors = vectors
-        self._indexed = vectors if isinstance(vectors, Indexed) else None
+        self._indexed: Indexed | None = None
+        if isinstance(vectors, Indexed) and hasattr(vectors.dense, "vectors"):
+            self._indexed = vectors
         self._method = method
         self._trade_off = trade_off
         self._depth = depth

@@ -166,3 +166,70 @@ def test_what_is_carried_follows_its_documents() -> None:
     assert candidates.take(np.array([0], np.int32)).beside() == {}
     candidates.carry("brand", candidates.docs)
     assert set(candidates.beside()) == {"brand"}
+
+
+@given(logits=column(), temperature=st.floats(0.01, 100))
+def test_log_odds_are_those_of_numpy(logits: np.ndarray, temperature: float) -> None:
+    with np.errstate(all="ignore"):
+        expected = -np.minimum(np.maximum(logits / np.float32(temperature), -30.0), 30.0)
+    np.testing.assert_array_equal(_core.log_odds_against(logits, temperature=temperature), expected)
+
+
+@given(data=st.data(), count=st.integers(1, 120), weight=st.floats(0, 1, width=32))
+def test_reordering_by_an_opinion_is_blending_and_taking(
+    data: st.DataObject, count: int, weight: float
+) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    scored = data.draw(st.integers(1, count))
+    docs = rng.permutation(count).astype(np.int32)
+    columns: list[Any] = [rng.random(count, np.float32), docs * 2, np.array([f"P{d}" for d in docs])]
+    logits = rng.standard_normal(scored).astype(np.float32)
+    logits[1:][rng.random(scored - 1) < 0.3] = np.nan
+    odds, prior = np.exp(-logits), rng.random(count, np.float32)
+    opinion, blended, order = _core.blend_opinion(
+        logits, odds, prior[:scored].copy(), weight=weight, count=count
+    )
+    expected = _core.take(docs, [*columns, opinion, blended], order)
+    found = _core.reorder_by_opinion(docs, columns, logits, odds, prior, weight=weight)
+    np.testing.assert_array_equal(found[0], expected[0])
+    for one, other in zip([*found[1], *found[2:]], expected[1], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@given(data=st.data(), count=st.integers(0, 60))
+def test_features_stand_side_by_side(data: st.DataObject, count: int) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    docs = rng.integers(0, 200, count).astype(np.int32)
+    table, places = rng.random(200, np.float32), rng.random(count + 3).astype(np.float32)
+    narrow, wide = rng.standard_normal(count).astype(np.float32), rng.standard_normal(count)
+    found = _core.feature_matrix(
+        docs,
+        [("by document", table), None, ("by place", places), ("scaled", narrow), ("scaled", wide)],
+    )
+    assert (found.shape, found.dtype) == ((count, 5), np.float32)
+    expected = [table[docs], np.zeros(count), places[:count], _core.scale_to_unit(narrow)]
+    expected.append(_core.scale_to_unit(wide))
+    for place, values in enumerate(expected):
+        np.testing.assert_array_equal(found[:, place], values)
+
+
+def test_features_that_cannot_be_are_refused() -> None:
+    docs, values = np.array([0, 5], np.int32), np.ones(3, np.float32)
+    with pytest.raises(IndexError, match=r"document 5 is outside of 0..3"):
+        _core.feature_matrix(docs, [("by document", values)])
+    with pytest.raises(ValueError, match="parallel"):
+        _core.feature_matrix(docs, [("scaled", values)])
+    with pytest.raises(ValueError, match="must be 'scaled'"):
+        _core.feature_matrix(docs, [("by place", values[:1])])
+    with pytest.raises(ValueError, match="must be 'scaled'"):
+        _core.feature_matrix(docs, [("other", values)])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="prior has 1 values for 2 logits"):
+        _core.reorder_by_opinion(docs, [], values[:2], values[:2], values[:1], weight=0.5)
+    in_order = np.array([9, 4, 7], np.int64)
+    scores = np.array([2.0, 1.0, 1.0], np.float32)
+    assert _core.ranked(in_order, scores, limit=3, count=10)[0].tolist() == [9, 4, 7]
+    assert _core.ranked(in_order[::-1].copy(), scores[::-1].copy(), limit=3, count=10)[0].tolist() == [
+        9,
+        4,
+        7,
+    ]

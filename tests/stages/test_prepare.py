@@ -250,3 +250,16 @@ def test_in_steps_there_is_no_gap():
     page = pages(Steps(), catalog=catalog)
     assert not page.degraded
     assert catalog.asked == [50, 50]
+
+
+def test_vectors_in_one_array_are_read_in_place():
+    class Indexed(Catalog):
+        @property
+        def dense(self):
+            return type("Dense", (), {"vectors": self.matrix})
+
+        def vectors(self, docs):
+            raise AssertionError("copied")
+
+    for seed in range(5):
+        assert said(pages(Busy(seed), catalog=Indexed())) == said(pages(Busy(seed)))
