@@ -55,7 +55,8 @@ StagingRing::StagingRing(std::vector<std::shared_ptr<GraphEngine>> lanes, int sl
       device_(lanes_.front()->device()),
       copy_in_(device_),
       copy_out_(device_),
-      lane_ended_at_(lanes_.size()) {
+      lane_ended_at_(lanes_.size()),
+      typical_(costs().size()) {
   if (!(spin_s >= 0.0 && spin_s <= 0.01)) {
     throw std::invalid_argument("spin_s is " + std::to_string(spin_s) + " s, must be 0 to 0.01");
   }
@@ -67,6 +68,7 @@ StagingRing::StagingRing(std::vector<std::shared_ptr<GraphEngine>> lanes, int sl
   if (slots < 1 || slots > 64) {
     throw std::invalid_argument("slots is " + std::to_string(slots) + ", must be 1 to 64");
   }
+  for (std::size_t i = 0; i < typical_.size(); ++i) typical_[i] = timed(i).count();
   for (int i = 0; i < slots; ++i) slots_.push_back(std::make_unique<Slot>(device_, shape()));
 }
 
@@ -110,10 +112,8 @@ void StagingRing::submit(int slot, int bucket, const Bucket& shape, std::span<co
     --running_;
     throw;
   }
-  const BucketCost& cost = costs()[static_cast<std::size_t>(bucket)];
-  const std::chrono::duration<double, std::milli> milliseconds(
-      cost.fixed + cost.per_token * static_cast<double>(this->shape().places(shape)));
-  it.cost = std::chrono::duration_cast<Clock::duration>(milliseconds);
+  it.bucket = static_cast<std::size_t>(bucket);
+  it.asked = false;
   it.submitted = Clock::now();
 }
 
@@ -157,29 +157,55 @@ void StagingRing::enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucke
   slot.copied_out.record(copy_out_);
 }
 
-Clock::time_point StagingRing::expected_end(const Slot& slot) const {
+Clock::time_point StagingRing::begun(const Slot& slot) const {
   // The lane's batches run one after the other.
-  const Clock::time_point free(Clock::duration(lane_ended_at_[slot.lane].load()));
-  return std::max(slot.submitted, free) + slot.cost;
+  return std::max(slot.submitted, Clock::time_point(Clock::duration(lane_ended_at_[slot.lane].load())));
 }
 
-void StagingRing::end(Slot& slot) {
-  lane_ended_at_[slot.lane] = Clock::now().time_since_epoch().count();
+Clock::duration StagingRing::timed(std::size_t bucket) const {
+  return std::chrono::duration_cast<Clock::duration>(
+      std::chrono::duration<double, std::milli>(costs()[bucket].fixed));
+}
+
+Clock::duration StagingRing::typical(const Slot& slot) const {
+  return Clock::duration(typical_[slot.bucket].load());
+}
+
+void StagingRing::end(const Slot& slot) {
+  const Clock::time_point now = Clock::now();
+  learn(slot, now - begun(slot));
+  lane_ended_at_[slot.lane] = now.time_since_epoch().count();
   --running_;
+}
+
+// Looking too early costs a core for a while, too late costs the caller: quickly down, slowly up, and one
+// that took very long tells no more than one that took a quarter longer.
+void StagingRing::learn(const Slot& slot, Clock::duration took) {
+  const Clock::duration known = typical(slot);
+  Clock::duration next = known + std::min(took - known, known / 4 + spin_) / 16;
+  if (!slot.asked) {  // it had ended before the first look, nobody knows when
+    next = known - std::max(spin_, known / 8);
+  } else if (took < known) {
+    next = took;
+  }
+  typical_[slot.bucket] = std::clamp(next, Clock::duration::zero(), 2 * timed(slot.bucket)).count();
 }
 
 Watch StagingRing::watch(int slot) const {
   const Slot& it = *slots_[static_cast<std::size_t>(slot)];
-  const Clock::time_point end = expected_end(it);
-  const Clock::time_point from = end - spin_;
+  const Clock::time_point begin = begun(it);
+  const Clock::time_point from = begin + typical(it) - spin_;
   return {Clock::now() + kShortestSleep < from ? from : Clock::time_point::min(),
-          end + it.cost + kWatchGrace};
+          begin + 2 * timed(it.bucket) + kWatchGrace};
 }
 
 bool StagingRing::ended(int slot) {
   Slot& it = *slots_[static_cast<std::size_t>(slot)];
   try {
-    if (!it.copied_out.done()) return false;
+    if (!it.copied_out.done()) {
+      it.asked = true;
+      return false;
+    }
   } catch (...) {
     end(it);
     throw;
@@ -191,18 +217,22 @@ bool StagingRing::ended(int slot) {
 void StagingRing::wait(int slot) {
   Slot& it = *slots_[static_cast<std::size_t>(slot)];
   try {
-    const Clock::time_point end = expected_end(it);
     bool done = false;
     if (spin_ > Clock::duration::zero()) {
-      if (Clock::now() + kShortestSleep < end - spin_) std::this_thread::sleep_until(end - spin_);
-      while (!(done = it.copied_out.done()) && Clock::now() < end + spin_) relax();
+      const Clock::time_point expected = begun(it) + typical(it);
+      if (Clock::now() + kShortestSleep < expected - spin_) std::this_thread::sleep_until(expected - spin_);
+      while (!(done = it.copied_out.done())) {
+        it.asked = true;
+        if (Clock::now() >= expected + spin_) break;
+        relax();
+      }
     }
     if (!done) it.copied_out.synchronize();
   } catch (...) {
-    this->end(it);
+    end(it);
     throw;
   }
-  this->end(it);
+  end(it);
 }
 
 std::size_t StagingRing::device_bytes() const {

@@ -27,9 +27,10 @@ namespace searchpipe::runtime {
 // hence after it.
 //
 // Waiting: a thread that sleeps until an event is woken some 50 us after it.
-// The end of a batch is known beforehand (its bucket was timed), so wait()
-// sleeps until `spin_s` before that, asks again and again until `spin_s`
-// after, and only then sleeps until the event.
+// The end of a batch is known beforehand, so wait() sleeps until `spin_s`
+// before that, asks again and again until `spin_s` after, and only then sleeps
+// until the event. What a bucket takes was timed when it was prepared, with
+// full rows; batches that are less full may end sooner, so that it is learnt.
 class StagingRing final : public Executor {
  public:
   // All lanes are prepared, on one device and of one shape. Throws std::invalid_argument, CudaError.
@@ -68,16 +69,20 @@ class StagingRing final : public Executor {
     cuda::Event copied_out;
     // Of the batch that runs.
     std::size_t lane = 0;
+    std::size_t bucket = 0;
     Clock::time_point submitted;
-    Clock::duration cost{};
+    bool asked = false;  // whether it has ended, and it had not
   };
 
   void enqueue_alone(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
                      std::span<const DeviceCopy> copies);
   void enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
                std::span<const DeviceCopy> copies);
-  Clock::time_point expected_end(const Slot& slot) const;
-  void end(Slot& slot);
+  Clock::time_point begun(const Slot& slot) const;
+  Clock::duration timed(std::size_t bucket) const;  // full rows, when it was prepared
+  Clock::duration typical(const Slot& slot) const;
+  void end(const Slot& slot);
+  void learn(const Slot& slot, Clock::duration took);
 
   std::vector<std::shared_ptr<GraphEngine>> lanes_;
   std::shared_ptr<cuda::Device> device_;
@@ -89,6 +94,7 @@ class StagingRing final : public Executor {
   bool watched_ = false;
   std::atomic<int> running_ = 0;                        // slots between submit() and their end
   std::vector<std::atomic<Clock::rep>> lane_ended_at_;  // the last batch of each lane
+  std::vector<std::atomic<Clock::rep>> typical_;        // the shorter ones of late, of each bucket
 };
 
 }  // namespace searchpipe::runtime
