@@ -184,7 +184,7 @@ class _Door(asyncio.Protocol):
         return found
 
     def _send(self, message: list[Any]) -> None:
-        """What becomes ready within a millisecond goes out in one call of the system, dearer than a refusal."""
+        """What is ready within a millisecond goes out in one call of the system: it is dear."""
         if not self._ready:
             asyncio.get_running_loop().call_later(_GATHER_S, self._flush)
         self._ready.append(msgspec.json.encode(message))
