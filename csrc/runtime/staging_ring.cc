@@ -183,12 +183,12 @@ void StagingRing::end(const Slot& slot) {
 void StagingRing::learn(const Slot& slot, Clock::duration took) {
   const Clock::duration known = typical(slot);
   Clock::duration next = known + std::min(took - known, known / 4 + spin_) / 16;
-  if (!slot.asked) {  // it had ended before the first look, nobody knows when
-    next = known - std::max(spin_, known / 8);
+  if (!slot.asked) {  // it had ended before the first look; if that was late too, that tells nothing
+    next = took < known ? known - std::max(spin_, known / 8) : known;
   } else if (took < known) {
     next = took;
   }
-  typical_[slot.bucket] = std::clamp(next, Clock::duration::zero(), 2 * timed(slot.bucket)).count();
+  typical_[slot.bucket] = std::clamp(next, timed(slot.bucket) / 4, 2 * timed(slot.bucket)).count();
 }
 
 Watch StagingRing::watch(int slot) const {
