@@ -10,6 +10,7 @@ import numpy as np
 from searchpipe.arrays import Bool, Float32, Int64
 from searchpipe.catalog.optional import require
 from searchpipe.device import nvtx
+from searchpipe.device.raw_stream import RawStream
 from searchpipe.errors import EngineError
 
 # One warp a row: 32 lanes read neighbouring numbers, so each load of the warp is one
@@ -56,7 +57,7 @@ class DeviceMatrix:
         try:
             with cupy.cuda.Device(device):
                 self._stream = (
-                    cupy.cuda.ExternalStream(stream, device)
+                    cupy.cuda.Stream.from_external(RawStream(stream))
                     if stream
                     else cupy.cuda.Stream(non_blocking=True)
                 )

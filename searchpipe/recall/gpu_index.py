@@ -12,6 +12,7 @@ from searchpipe.catalog.exact import exact_search
 from searchpipe.catalog.optional import require
 from searchpipe.device import nvtx
 from searchpipe.device.plan import MIB
+from searchpipe.device.raw_stream import RawStream
 from searchpipe.errors import EngineError, QueryError
 from searchpipe.recall.faiss_build import make_index, make_resources, require_gpu_faiss
 from searchpipe.recall.filtering import choose_way, filtered_probes
@@ -294,7 +295,8 @@ class GpuIndex:
         cupy = require("cupy", "gpu")
         # On the stream that FAISS uses, so nothing has to be waited for here; cupy makes
         # this stream wait for those that the producers of the vectors have named.
-        stream = cupy.cuda.ExternalStream(self._stream) if self._stream else cupy.cuda.Stream.null
+        kinds = cupy.cuda.Stream
+        stream = kinds.from_external(RawStream(self._stream)) if self._stream else kinds.null
         with stream:
             stacked = cupy.stack([cupy.asarray(vector) for vector in vectors])
         if not self._stream:
