@@ -113,16 +113,16 @@ def replaced(owner: Any, name: str, method: Any) -> Iterator[None]:
 def parts(pipeline: Pipeline, texts: list[str], rounds: int) -> dict[str, list[float]]:
     """CPU seconds of a query before its pairs are given, in the gap, and since the scores are back."""
     found: dict[str, list[float]] = defaultdict(list)
-    submit, wait, prepare = _core.Scorer.submit_pairs, _core.Ticket.wait, Work.prepare_later
+    submit, run, prepare = _core.Scorer.prepare_pairs, _core.Scorer.run, Work.prepare_later
     begin = back = 0.0
 
     def submitted(*args: Any, **named: Any) -> Any:
         found["before the pairs are given"].append(time.thread_time() - begin)
         return submit(*args, **named)
 
-    def waited(*args: Any) -> bool:
+    def ran(*args: Any) -> bool:  # the last one of a query runs its pairs
         nonlocal back
-        ended = wait(*args)
+        ended = run(*args)
         back = time.thread_time()
         return ended
 
@@ -132,8 +132,8 @@ def parts(pipeline: Pipeline, texts: list[str], rounds: int) -> dict[str, list[f
         found["gap"].append(time.thread_time() - since)
 
     with (
-        replaced(_core.Scorer, "submit_pairs", submitted),
-        replaced(_core.Ticket, "wait", waited),
+        replaced(_core.Scorer, "prepare_pairs", submitted),
+        replaced(_core.Scorer, "run", ran),
         replaced(Work, "prepare_later", prepared),
     ):
         for text in rounds * texts:
