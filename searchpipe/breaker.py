@@ -153,7 +153,14 @@ class CircuitBreaker:
                     self._reason = ""
                 return
             self._in_a_row = 0
-            self._count(failed=False, slow=slow)
+            if slow or self._failed or self._slow:
+                self._count(failed=False, slow=slow)
+                return
+            # Most often: nothing but successes is remembered, of which none can open it. What
+            # is too old is forgotten when the shares are taken.
+            self._outcomes.append((self._clock(), False, False))
+            if len(self._outcomes) > self._policy.window:
+                self._outcomes.popleft()
 
     def failed(self, given: int, reason: str) -> None:
         """It did not work, because of ``reason``."""

@@ -68,6 +68,28 @@ def test_the_share_of_errors_opens_it_only_with_enough_outcomes() -> None:
     assert breaker.reason == "4 of 10 failed, last: now and then"
 
 
+def test_shares_are_of_the_last_outcomes_also_after_many_successes() -> None:
+    clock = Clock()
+    policy = BreakerPolicy(failures=99, error_share=0.5, min_outcomes=5, window=10, window_s=10.0)
+    breaker = CircuitBreaker(policy, clock=clock)
+    for _ in range(100):
+        breaker.succeeded(breaker.admit())
+    for _ in range(4):
+        breaker.failed(breaker.admit(), "broken")
+    assert breaker.state == "closed"
+    breaker.failed(breaker.admit(), "broken")
+    assert breaker.reason == "5 of 10 failed, last: broken"
+    breaker = CircuitBreaker(policy, clock=clock)
+    for _ in range(9):
+        breaker.succeeded(breaker.admit())
+    clock.now += 11.0  # what came before is forgotten, although no success has looked
+    for _ in range(4):
+        breaker.failed(breaker.admit(), "broken")
+    assert breaker.state == "closed"
+    breaker.failed(breaker.admit(), "broken")
+    assert breaker.reason == "5 of 5 failed, last: broken"
+
+
 def test_slow_outcomes_open_it_and_old_ones_are_forgotten() -> None:
     clock = Clock()
     policy = BreakerPolicy(slow_share=1.0, min_outcomes=4, window_s=10.0)

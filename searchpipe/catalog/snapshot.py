@@ -22,6 +22,8 @@ from searchpipe.catalog.masks import MaskCache
 from searchpipe.catalog.storage import BlobStore
 from searchpipe.errors import ClosedError, SearchpipeError, SnapshotCorruptError, SnapshotError
 
+_DECODE = msgspec.json.Decoder().decode  # any thread
+
 
 class Snapshot:
     """Everything that is known about a catalog's products, by ordinal (0 to ``count`` - 1).
@@ -117,7 +119,7 @@ class Snapshot:
 
     def fields(self, docs: Array) -> list[dict[str, Any]]:
         """Return the display fields of ``docs``. Raises IndexError for an ordinal outside."""
-        return [msgspec.json.decode(found) for found in self._open_parts.fields.many(docs)]
+        return list(map(_DECODE, self._open_parts.fields.many(docs)))
 
     def vectors(self, docs: Array) -> Float32:
         """Return the vectors of ``docs``, copied: float32 ``(n, dim)``; IndexError for an ordinal outside."""

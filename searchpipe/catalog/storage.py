@@ -74,8 +74,9 @@ class BlobStore:
         self._ends = open_array(folder / f"{name}.ends", np.int64, (count + 1,))
         if self._ends[0] != 0 or self._ends[-1] != len(self._bytes):
             raise ValueError(f"{blob} does not end where its table of ends says")
-        # Slices of a memoryview cost a tenth of an array's.
+        # Slices and numbers of a memoryview cost a tenth of an array's.
         self._view = memoryview(self._bytes.data)
+        self._spans = memoryview(self._ends.astype(np.int64, copy=False).view(np.uint8).data).cast("q")
         self.count = count
 
     def __len__(self) -> int:
@@ -84,17 +85,16 @@ class BlobStore:
     def __getitem__(self, index: int) -> bytes:
         if not 0 <= index < self.count:
             raise IndexError(f"document {index} is outside 0..{self.count - 1}")
-        return bytes(self._view[self._ends[index] : self._ends[index + 1]])
+        return bytes(self._view[self._spans[index] : self._spans[index + 1]])
 
     def many(self, docs: Array) -> list[bytes]:
         """The strings of ``docs`` (int ``(n,)``). Raises IndexError for a number that does not exist."""
-        numbers = np.asarray(docs, np.int64)
-        for number in numbers.tolist():
-            if not 0 <= number < self.count:
-                raise IndexError(f"document {number} is outside 0..{self.count - 1}")
-        view = self._view
-        spans = zip(self._ends[numbers].tolist(), self._ends[numbers + 1].tolist(), strict=True)
-        return [bytes(view[begin:end]) for begin, end in spans]
+        numbers: list[int] = np.asarray(docs, np.int64).tolist()
+        count, view, ends = self.count, self._view, self._spans
+        for number in numbers:
+            if not 0 <= number < count:
+                raise IndexError(f"document {number} is outside 0..{count - 1}")
+        return [bytes(view[ends[number] : ends[number + 1]]) for number in numbers]
 
 
 def sync_folder(folder: Path) -> None:

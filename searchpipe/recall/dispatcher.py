@@ -57,7 +57,8 @@ class Dispatcher:
     that is, it searches for itself and for all that wait; when its own result
     is there, the one that has waited longest leads next. So exactly one thread is
     ever inside the index, a lone caller's search begins at once, and callers that
-    come during a search make up the next one.
+    come during a search make up the next one. A lone caller that no policy makes wait is
+    never queued: nobody could share its search.
 
     Any thread may call anything. ``close`` lets the waiting finish.
 
@@ -77,7 +78,9 @@ class Dispatcher:
         self._index = index
         self._policy = policy or CoalescePolicy()
         self._clock = clock
-        self._changed = threading.Condition(threading.Lock())
+        self._at_once = self._policy.max_delay_s == 0.0  # nobody is waited for
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._waiting: list[_Request] = []
         self._led = False
         self._closed = False
@@ -116,6 +119,9 @@ class Dispatcher:
             raise QueryError(f"k is {k}; the index gives 1 to {self._index.max_k}.")
         lookup = Lookup(vector, k, mask)
         self._index.check(lookup)
+        # No time at all is the queue's to refuse.
+        if timeout_s > 0.0 and self._at_once and self._claim():
+            return self._index.finish(lookup, self._alone(lookup))
         now = self._clock()
         timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
         request = _Request(lookup, now, now + timeout_s)
@@ -144,6 +150,40 @@ class Dispatcher:
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: not self._led and not self._waiting)
+
+    def _claim(self) -> bool:
+        """Take the lead if the index is idle and nobody waits; whether it was taken."""
+        with self._lock:
+            if self._led or self._waiting:
+                return False
+            if self._closed:
+                raise ClosedError("The recall dispatcher was closed.")
+            self._led = True
+            return True
+
+    def _alone(self, lookup: Lookup) -> Found:
+        """Search for the one that has claimed the lead, then let the next one lead."""
+        begin = self._clock()
+        try:
+            if nvtx.enabled():
+                with nvtx.range("recall:batch"):
+                    found = self._index.search_batch([lookup])
+            else:
+                found = self._index.search_batch([lookup])
+            if len(found) != 1:
+                raise EngineError(f"The index gave {len(found)} results for 1 lookups.")
+        except BaseException as error:
+            with self._lock:
+                self._failures += 1
+                self._pass_on()
+            if not isinstance(error, Exception):
+                raise
+            raise _for_caller(error) from error
+        cost = self._clock() - begin
+        with self._lock:
+            self._count(1, cost)
+            self._pass_on()
+        return found[0]
 
     def _enter(self, request: _Request) -> bool:
         """Queue the request; whether its caller leads."""
@@ -235,12 +275,17 @@ class Dispatcher:
             return
         cost = self._clock() - begin
         with self._changed:
-            self._searches += 1
-            self._lookups += len(batch)
-            self._largest = max(self._largest, len(batch))
-            self._cost_s += (cost - self._cost_s) * (_COST_MEMORY if self._searches > 1 else 1.0)
+            self._count(len(batch), cost)
             for one, result in zip(batch, found, strict=True):
                 self._end(one, found=result)
+
+    def _count(self, lookups: int, cost_s: float) -> None:
+        """Count a search that took so long; with the lock held."""
+        self._searches += 1
+        self._lookups += lookups
+        if lookups > self._largest:
+            self._largest = lookups
+        self._cost_s += (cost_s - self._cost_s) * (_COST_MEMORY if self._searches > 1 else 1.0)
 
     def _end(
         self, request: _Request, *, found: Found | None = None, error: BaseException | None = None
@@ -257,13 +302,18 @@ class Dispatcher:
         """Make the one that has waited longest the leader; with the lock held."""
         if request in self._waiting:  # it leaves without having searched
             self._waiting.remove(request)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """End the lead, or give it to the one that has waited longest; with the lock held."""
         if self._waiting:
             heir = self._waiting[0]
             heir.state = _LEADER
             heir.wake.release()
         else:
             self._led = False
-            self._changed.notify_all()
+            if self._closed:  # ``close`` may be waiting; nobody else waits for an idle index
+                self._changed.notify_all()
 
 
 def _for_caller(error: BaseException) -> BaseException:

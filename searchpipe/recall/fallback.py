@@ -51,6 +51,8 @@ class Breaker:
 
     def allows(self) -> bool:
         """Whether to ask now."""
+        if not self._failures:  # unlocked first: this is on the path of every query
+            return True
         with self._lock:
             if self._failures < self._limit:
                 return True
@@ -62,7 +64,7 @@ class Breaker:
 
     def succeeded(self) -> None:
         """It answered."""
-        if self._failures:  # unlocked first: this is on the path of every query
+        if self._failures:  # as `allows`
             with self._lock:
                 self._failures = 0
                 self._reason = ""

@@ -200,6 +200,10 @@ class GpuIndex:
         """
         if lookups[0].mask is not None:
             return [self._masked(lookup) for lookup in lookups]
+        if len(lookups) == 1:  # most often: no widths to tell apart
+            [lookup] = lookups
+            ids, scores = self.search_many(self._stack([lookup.vector]), self._fetch(lookup.k))
+            return [Found(ids[0], scores[0])]
         queries = self._stack([lookup.vector for lookup in lookups])
         width = self._fetch(max(lookup.k for lookup in lookups))
         ids, scores = self.search_many(queries, width)
@@ -209,13 +213,12 @@ class GpuIndex:
 
     def finish(self, lookup: Lookup, found: Found) -> tuple[Int32, Float32]:
         """Give what was found its exact scores and order; any thread."""
-        query = self._on_host(lookup.vector)
         if not found.complete:
-            return exact_search(self._vectors, query, lookup.k, lookup.mask)
+            return exact_search(self._vectors, self._on_host(lookup.vector), lookup.k, lookup.mask)
         ids, scores = found.ids, found.scores
         if not self.plan.exact_scores:
             ids = ids[(ids >= 0) & (ids < self.count)]
-            scores = self._vectors[ids] @ query
+            scores = self._vectors[ids] @ self._on_host(lookup.vector)
         return _core.ranked(ids, scores, limit=lookup.k, count=self.count)
 
     def close(self) -> None:

@@ -236,7 +236,7 @@ class EngineChain:
 
     def _begin(self, submit: Submit, *, queue: bool) -> _Request:
         while True:
-            live = self._current()
+            live = self._keeper.serving or self._current()
             given = live.breaker.admit()
             if not given:
                 name = self._keeper.states[live.place].name
@@ -295,13 +295,14 @@ class EngineChain:
         status = ticket.status
         if status == "done":
             scores = ticket.scores()
-            self._timeouts, self._last_result = 0, self._clock()
+            now = self._clock()
+            self._timeouts, self._last_result = 0, now
             if mostly_bad(scores, ticket):
                 self._failed(request, "its scores are not finite numbers")
                 if live is not self._keeper.serving:
                     raise EngineFailedError(f"Engine {self._name(live)}: its scores are not finite numbers.")
             elif ticket.scored:
-                live.breaker.succeeded(request.given, slow=self._clock() - request.begun > request.slow_s)
+                live.breaker.succeeded(request.given, slow=now - request.begun > request.slow_s)
                 self._keeper.review(live)
             else:  # late before they were begun: not the engine's doing
                 live.breaker.abandoned(request.given)

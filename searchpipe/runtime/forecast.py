@@ -64,11 +64,6 @@ class Forecaster:
         """Count ``rows`` as given to the engine while the body of a ``with`` waits for them."""
         return _Running(self, rows * self._row_s)
 
-    def _add(self, seconds: float) -> None:
-        with self._lock:
-            # Never below zero by rounding.
-            self._given_s = max(0.0, self._given_s + seconds)
-
 
 class _Running:
     __slots__ = ("_forecaster", "_seconds")
@@ -78,9 +73,14 @@ class _Running:
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        self._forecaster._add(self._seconds)
+        forecaster = self._forecaster
+        with forecaster._lock:
+            forecaster._given_s += self._seconds
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._forecaster._add(-self._seconds)
+        forecaster = self._forecaster
+        with forecaster._lock:
+            left = forecaster._given_s - self._seconds
+            forecaster._given_s = left if left > 0.0 else 0.0  # never below zero by rounding

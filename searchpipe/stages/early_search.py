@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future
-from dataclasses import dataclass
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from searchpipe.arrays import Bool, Float32, Int32
@@ -15,59 +14,128 @@ from searchpipe.stages.base import Work
 if TYPE_CHECKING:
     from searchpipe.stages.recall import RecallSource
 
-_Search = Callable[[], tuple[Int32, Float32, float]]
+_LINGER_S = 0.05
+"""How long a thread waits for another search: waking it takes one lock, an executor a dozen times that."""
 
 
-@dataclass(frozen=True, slots=True)
 class EarlySearch:
-    """A search that was begun; ``join`` it once, on the query's own thread."""
+    """A search that was begun; ``join`` it once, on the query's own thread.
 
-    name: str
-    depth: int
-    future: Future[tuple[Int32, Float32, float]]
-    search: _Search
+    Whoever has ``run`` it or joins it first searches: a search that no thread has begun by then is done by
+    the query itself, so that it never waits for others in the queue.
+    """
+
+    __slots__ = ("_claim", "_depth", "_ended", "_error", "_found", "_mask", "_seconds", "_source", "_work")
+
+    def __init__(self, source: RecallSource, work: Work, depth: int, mask: Bool | None) -> None:
+        self._source = source
+        self._work = work
+        self._depth = depth
+        self._mask = mask
+        self._found: tuple[Int32, Float32] | None = None
+        self._error: BaseException | None = None
+        self._seconds = 0.0
+        self._claim = threading.Lock()  # taken by who searches
+        self._ended = threading.Lock()  # released once the search has ended on another thread
+        self._ended.acquire()
+
+    def run(self) -> None:
+        """Search, unless the query does so itself; on any thread. Raises nothing."""
+        if not self._claim.acquire(blocking=False):
+            return
+        begin = time.perf_counter()
+        try:
+            self._found = self._source.search(self._work, self._depth, self._mask)
+        except BaseException as error:  # the query's to raise
+            self._error = error
+        self._seconds = time.perf_counter() - begin
+        self._ended.release()
 
     def join(self, work: Work, *, optional: bool) -> tuple[Int32, Float32] | None:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.
-
-        A search that no thread has begun is done here, so that a query never waits for others in the queue.
 
         Raises:
             QueryCancelled: before it starts, if the caller has left.
             Exception: what the search raised.
         """
-        if not self.future.done() and self.future.cancel():
-            with work.step(self.name, self.depth, optional=optional):
-                docs, scores, _ = self.search()
-            return docs, scores
+        name = self._source.name
+        if self._claim.acquire(blocking=False):
+            with work.step(name, self._depth, optional=optional):
+                return self._source.search(work, self._depth, self._mask)
         work.deadline.check_cancelled()
         limit = max(0.0, work.allowance()) if optional else math.inf
+        if math.isinf(limit) or not self._ended.locked():
+            work.mark()
+            self._ended.acquire()
+            work.mark()
+        else:
+            with work.waiting(limit):
+                if not self._ended.acquire(timeout=min(limit, threading.TIMEOUT_MAX)):
+                    return None
+        # Taken out, as its traceback will hold this frame: a cycle would keep the query's memory.
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
+        work.costs.observe(name, self._depth, self._seconds)
+        return self._found
+
+
+class _Lane:
+    """A thread's hand-over place: who has taken it off the idle ones fills it and releases ``wake``."""
+
+    __slots__ = ("search", "wake")
+
+    def __init__(self, search: EarlySearch) -> None:
+        self.search: EarlySearch | None = search
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class EarlySearches:
+    """Searches on the threads of an executor, each of which lingers a moment for the next search.
+
+    Any thread may begin one. Shutting the executor down ends the threads once they have lingered.
+
+    Args:
+        pool: lends the threads; one of them for each search that runs at once, and for what lingers.
+    """
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
+        self._idle: list[_Lane] = []  # `append`, `pop` and `remove` are atomic
+
+    def begin(self, source: RecallSource, work: Work, depth: int, mask: Bool | None) -> EarlySearch:
+        """Search ``source`` on another thread; it may read nothing of ``work`` but the query.
+
+        Raises:
+            RuntimeError: the executor was shut down.
+        """
+        search = EarlySearch(source, work, depth, mask)
         try:
-            if math.isinf(limit) or self.future.done():
-                work.mark()
-                docs, scores, seconds = self.future.result()
-                work.mark()
-            else:
-                with work.waiting(limit):
-                    docs, scores, seconds = self.future.result(limit)
-        except TimeoutError:
-            if self.future.done():  # its own
-                raise
-            return None
-        except CancelledError as error:  # the pipeline was closed
-            raise RuntimeError("the search was dropped") from error
-        work.costs.observe(self.name, self.depth, seconds)
-        return docs, scores
+            lane = self._idle.pop()  # the last one is the warmest
+        except IndexError:
+            self._pool.submit(self._serve, _Lane(search))
+            return search
+        lane.search = search
+        lane.wake.release()
+        return search
 
-
-def begin_search(
-    pool: Executor, source: RecallSource, work: Work, depth: int, mask: Bool | None
-) -> EarlySearch:
-    """Search ``source`` on a thread of ``pool``; it may read nothing of ``work`` but the query."""
-
-    def search() -> tuple[Int32, Float32, float]:
-        begin = time.perf_counter()
-        docs, scores = source.search(work, depth, mask)
-        return docs, scores, time.perf_counter() - begin
-
-    return EarlySearch(source.name, depth, pool.submit(search), search)
+    def _serve(self, lane: _Lane) -> None:
+        while True:
+            # Held nowhere while waiting: it would keep its query's memory.
+            search, lane.search = lane.search, None
+            if search is not None:
+                search.run()
+                del search
+            self._idle.append(lane)
+            if lane.wake.acquire(timeout=_LINGER_S):
+                continue
+            try:
+                self._idle.remove(lane)
+            except ValueError:  # taken this moment: a search is on its way
+                if lane.wake.acquire(timeout=_LINGER_S):
+                    continue
+            return

@@ -14,7 +14,7 @@ from searchpipe.candidates import Candidates
 from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.stages.base import Work
-from searchpipe.stages.early_search import EarlySearch, begin_search
+from searchpipe.stages.early_search import EarlySearch, EarlySearches
 from searchpipe.stages.source_trial import SourceTrial, resting
 
 
@@ -119,7 +119,7 @@ class Recall:
         rrf_k: float = 60.0,
         pool: Executor | None = None,
     ) -> None:
-        self._pool = pool
+        self._early = EarlySearches(pool) if pool is not None else None
         self._sources = list(sources)
         self._mask_of = mask_of
         self._depth = depth
@@ -129,8 +129,8 @@ class Recall:
 
     def start_early(self, work: Work) -> None:
         """Begin to search the sources that need only the query, if there are threads for that."""
-        pool = self._pool
-        if pool is None:
+        threads = self._early
+        if threads is None:
             return
         mask = self._mask_of(work.query.filters) if work.query.filters else None
         if mask is not None and not mask.any():
@@ -138,7 +138,7 @@ class Recall:
         depth = max(self._depth, work.query.k)
         for source in self._sources:
             if getattr(source, "early", False) and source.ready(work) and not resting(source.name, work):
-                work.early[source.name] = begin_search(pool, source, work, depth, mask)
+                work.early[source.name] = threads.begin(source, work, depth, mask)
 
     def run(self, work: Work) -> None:
         """Ask the sources and fuse what they give."""
@@ -222,5 +222,5 @@ class Recall:
         """One line: what it does with which settings."""
         names = " + ".join(s.name for s in self._sources)
         how = f"RRF k={self._rrf_k:g}" if self._fusion == "rrf" else "weighted sum of min-max scores"
-        when = ", beside the stages before it where possible" if self._pool is not None else ""
+        when = ", beside the stages before it where possible" if self._early is not None else ""
         return f"{names}, {self._depth} each, {how}{when}"
