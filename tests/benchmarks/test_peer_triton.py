@@ -40,9 +40,7 @@ def test_with_numpy_1_a_package_looks_absent(package: str, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("version", ["2.0.0", "2.5.2", "10.0.0.dev0"])
-def test_with_numpy_2_nothing_is_hidden(
-    package: str, version: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_numpy_2_nothing_is_hidden(package: str, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "__version__", version)
     hide_from_numpy_1([package])
     assert importlib.util.find_spec(package) is not None
