@@ -105,7 +105,7 @@ def _arguments(title: str) -> argparse.Namespace:
     parser.add_argument("--run-s", type=float, default=2.5, help="of one run (default: %(default)s)")
     parser.add_argument("--confirm-s", type=float, default=12.0, help="of each longer run")
     parser.add_argument("--limit-s", type=float, default=70.0, help="of one system's search")
-    parser.add_argument("--system-s", type=float, default=150.0, help="of one system, opening included")
+    parser.add_argument("--system-s", type=float, default=170.0, help="of one system, opening included")
     parser.add_argument("--keep", type=Path, help="folder for the result and log of each system")
     parser.add_argument("--cpu", action="store_true", help="rehearse without a GPU")
     args = parser.parse_args()

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_what_was_seen_is_kept_by_rate() -> None:
         system.asked += queries
         return queries
 
-    assert [watched(float(rate), lambda rate=rate: load(rate)) for rate in (5, 7, 6)] == [5, 7, 6]
+    assert [watched(float(rate), partial(load, rate)) for rate in (5, 7, 6)] == [5, 7, 6]
     assert watched.at(7.0).counts == {"asked": 7.0}
     assert watched.at(0.0).counts == {"asked": 6.0}
     assert watched.at(7.0).busy_share is None
