@@ -185,9 +185,9 @@ class _Longer:
             if rate < least or self.left_s() < -self.seconds:
                 found.why = found.why or "no rate held in the longer run before the time was over"
                 return
-        if doubtful:
+        if doubtful or math.isfinite(self.failed):
             self._refine(doubtful)
-        elif not math.isfinite(self.failed):
+        else:
             found.why = found.why or "the search ended at twice the first guess, which still held"
 
     def _refine(self, doubtful: list[float]) -> None:

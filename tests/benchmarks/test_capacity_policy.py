@@ -120,6 +120,13 @@ def test_a_capacity_over_the_search_is_told() -> None:
     assert "still held" in found.why
 
 
+def test_what_fails_only_in_longer_runs_is_a_bracket_too() -> None:
+    found = searched(Ideal(1e6, longer=120.0), 100.0)
+    assert found.fails_at is not None
+    assert found.rate <= 120.0 < found.fails_at <= found.rate * (1 + TOLERANCE) * 1.001
+    assert not found.why
+
+
 def test_the_search_ends_when_its_time_is_over() -> None:
     system = Ideal(100.0, step_s=10.0)
     found = searched(system, 200.0, limit_s=25.0)
