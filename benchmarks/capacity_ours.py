@@ -18,7 +18,11 @@ _SAME_WORK = ("tokenize", "encode", "recall", "score", "page")
 
 
 class PipelineSystem:
-    """A pipeline without a limit of time, so that nothing is left out; any thread may ask.
+    """A pipeline in this process; any thread may ask.
+
+    Without a limit of time nothing is left out. With a budget, a query that waited for the GPU has fewer
+    candidates scored: as many as the engine says will be done in time. These are calls of ``search``:
+    admission control, which ``asearch`` goes through, takes no part.
 
     Args:
         catalog: snapshot.
@@ -26,12 +30,21 @@ class PipelineSystem:
         full: all stages and lexical recall; else dense recall alone and the cross-encoder's order.
         gpu: engines and dense recall on GPU 0; else everything on the CPU.
         lanes, slots: of the engines.
+        budget_ms: of a query, in milliseconds.
     """
 
     threads = 64
 
     def __init__(
-        self, catalog: Path, *, candidates: int, full: bool, gpu: bool, lanes: int = 1, slots: int = 3
+        self,
+        catalog: Path,
+        *,
+        candidates: int,
+        full: bool,
+        gpu: bool,
+        lanes: int = 1,
+        slots: int = 3,
+        budget_ms: float = math.inf,
     ) -> None:
         use = "always" if gpu else "never"
         settings: dict[str, Any] = {
@@ -54,16 +67,31 @@ class PipelineSystem:
         self._snapshot = Snapshot.open(catalog, verify=False)
         self._pipeline = Pipeline.open(self._snapshot, settings)
         self._full = full
+        self._budget_ms = budget_ms
+        if self._limited:
+            self._pipeline.warm_up()
+
+    @property
+    def _limited(self) -> bool:
+        return math.isfinite(self._budget_ms)
 
     def ask(self, text: str) -> Ranked:
-        """As :class:`benchmarks.capacity_search.System`; a page that gave something up counts as unscored."""
-        page = self._pipeline.search(text, budget_ms=math.inf)
+        """As :class:`benchmarks.capacity_search.System`.
+
+        Without a budget, a page that gave anything up counts as unscored.
+
+        Raises:
+            RuntimeError: there was not even time to recall, so the page is empty.
+        """
+        page = self._pipeline.search(text, budget_ms=self._budget_ms)
+        if self._limited and not page.hits:
+            raise RuntimeError(f"No candidates within {self._budget_ms:g} ms: {page.degradations}")
         scored = sum(span.units for span in page.trace.spans if span.stage == "score")
         rows = [self._snapshot.ordinal_of(hit.id) for hit in page.hits]
         return Ranked(
             tuple(row for row in rows if row is not None),
             tuple(hit.score for hit in page.hits),
-            0 if page.degradations else scored,
+            0 if page.degradations and not self._limited else scored,
         )
 
     def counts(self) -> dict[str, float]:
@@ -79,6 +107,7 @@ class PipelineSystem:
         """Engines, and what dense recall is."""
         gpu = self._pipeline.gpu
         kind = "all stages" if self._full else "dense recall and score"
+        kind += f", budget {self._budget_ms:g} ms" if self._limited else ""
         return f"searchpipe, {kind}; {'; '.join(gpu.lines()) if gpu is not None and gpu.used else 'CPU'}"
 
     def close(self) -> None:

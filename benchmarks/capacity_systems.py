@@ -12,33 +12,38 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from benchmarks.capacity_search import Held, Ranked, System, Timing, hold_p99
+from benchmarks.capacity_policy import Held, Needs, Timing
+from benchmarks.capacity_search import Ranked, System, hold_p99
 from benchmarks.gpu_load import BusyMeter, closed_loop
 from searchpipe.files import write_json
-from searchpipe.replay.capacity import Run
 
 if TYPE_CHECKING:
     from benchmarks.capacity_world import PeerWorld
 
-OURS, FULL = "searchpipe", "searchpipe_full"
+OURS, BUDGET, FULL = "searchpipe", "searchpipe_budget", "searchpipe_full"
 PEERS = ("sentence_transformers", "infinity", "pytriton", "torch_batched")
 _WARM_UP = 24
 _COMPARED = 12
 _TRIAL_S = 1.0
 _TRIAL_CALLERS = 8
+BUDGET_SCORED_SHARE = 0.9
+"""Of the candidates that :data:`BUDGET` must score, on average over the queries."""
+
+T = TypeVar("T")
 
 
 class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to measure.
 
     Attributes:
-        system: one of :data:`OURS`, :data:`FULL`, :data:`PEERS`.
+        system: one of :data:`OURS`, :data:`BUDGET`, :data:`FULL`, :data:`PEERS`.
         catalog: snapshot.
         texts: folder of the pair texts.
         encoder, cross_encoder: folders of the models.
@@ -50,6 +55,7 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         timing: lengths of the runs.
         out: file of the result.
         lanes, slots: of our engines.
+        budget_ms: of a query of :data:`BUDGET`, in milliseconds.
     """
 
     system: str
@@ -66,10 +72,22 @@ class Job(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     out: str
     lanes: int = 1
     slots: int = 3
+    budget_ms: float = 25.0
+
+    @property
+    def needs(self) -> Needs:
+        """What counts as holding: under a budget fewer pairs, but an answer for everyone."""
+        if self.system == BUDGET:
+            return Needs(self.p99_ms, scored_share=BUDGET_SCORED_SHARE, failed_share=0.0)
+        return Needs(self.p99_ms)
 
 
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was measured of one system. Counters and GPU share are of the longer run at ``held.rate``."""
+    """What was measured of one system.
+
+    Counters and GPU share are of the longer run at ``held.rate``, or of the last longer load if none held;
+    ``saturated_busy_share`` is with callers that never pause.
+    """
 
     system: str
     described: str
@@ -79,6 +97,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counts: dict[str, float]
     gpu_busy_share: float | None
     trials: dict[str, float]
+    saturated_busy_share: float | None = None
 
 
 def main() -> None:
@@ -95,43 +114,66 @@ def measure(job: Job) -> Result:
     open_s = time.perf_counter() - begin
     try:
         top = [list(system.ask(text).documents[:10]) for text in job.queries[:_COMPARED]]
-        watched = _Watched(system, gpu=job.gpu)
+        watched = Watched(system, gpu=job.gpu)
         held = hold_p99(
             system,
             job.queries,
-            p99_ms=job.p99_ms,
+            needs=job.needs,
             candidates=job.candidates,
             seed=job.seed,
             timing=job.timing,
-            around_confirmed=watched,
+            around=watched,
         )
+        seen, saturated = watched.at(held.rate), watched.at(math.inf)
         return Result(
-            job.system, system.describe(), open_s, held, top, watched.counts, watched.busy_share, trials
+            job.system,
+            system.describe(),
+            open_s,
+            held,
+            top,
+            seen.counts,
+            seen.busy_share,
+            trials,
+            saturated.busy_share,
         )
     finally:
         system.close()
 
 
-class _Watched:
-    """Runs a load and keeps what the system counted and how busy the GPU was; the last call's remain."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the system counted in one load, and the share of its time in which the GPU was busy."""
+
+    counts: dict[str, float] = field(default_factory=dict)
+    busy_share: float | None = None
+
+
+class Watched:
+    """Runs loads and keeps what was seen beside each, by rate. For one thread."""
 
     def __init__(self, system: System, *, gpu: bool) -> None:
         self._system = system
         self._gpu = gpu
-        self.counts: dict[str, float] = {}
-        self.busy_share: float | None = None
+        self._seen: dict[float, Seen] = {}
+        self._last = Seen()
 
-    def __call__(self, measured: Callable[[], Run]) -> Run:
+    def at(self, rate: float) -> Seen:
+        """Beside the last load at ``rate``; beside the last of all if there was none at it."""
+        return self._seen.get(rate, self._last)
+
+    def __call__(self, rate: float, measured: Callable[[], T], /) -> T:
+        """As :class:`benchmarks.capacity_search.Around`."""
         before = self._system.counts()
+        busy = None
         if self._gpu:
             with BusyMeter() as meter:
-                run = measured()
-            self.busy_share = None if math.isnan(meter.share) else meter.share
+                found = measured()
+            busy = None if math.isnan(meter.share) else meter.share
         else:
-            run = measured()
-        after = self._system.counts()
-        self.counts = {name: value - before.get(name, 0.0) for name, value in after.items()}
-        return run
+            found = measured()
+        counts = {name: value - before.get(name, 0.0) for name, value in self._system.counts().items()}
+        self._last = self._seen[rate] = Seen(counts, busy)
+        return found
 
 
 def best_variant(
@@ -183,7 +225,7 @@ def warm_up(system: System, queries: list[str]) -> None:
 
 def variants(job: Job) -> dict[str, Callable[[], System]]:
     """Settings of the system that are worth a trial, by name."""
-    if job.system in (OURS, FULL):
+    if job.system in (OURS, BUDGET, FULL):
         from benchmarks.capacity_ours import PipelineSystem
 
         return {
@@ -192,6 +234,7 @@ def variants(job: Job) -> dict[str, Callable[[], System]]:
                 Path(job.catalog),
                 candidates=job.candidates,
                 full=job.system == FULL,
+                budget_ms=job.budget_ms if job.system == BUDGET else math.inf,
                 gpu=job.gpu,
                 lanes=job.lanes,
                 slots=job.slots,
@@ -238,7 +281,7 @@ def peer_variants(name: str, world: PeerWorld) -> dict[str, Callable[[], System]
             label: partial(TritonSystem, world, max_queries=queries, instances=instances)
             for label, (queries, instances) in kinds.items()
         }
-    raise SystemExit(f"There is no system {name!r}; there are {OURS}, {FULL}, {', '.join(PEERS)}.")
+    raise SystemExit(f"There is no system {name!r}; there are {', '.join((OURS, *PEERS, BUDGET, FULL))}.")
 
 
 if __name__ == "__main__":

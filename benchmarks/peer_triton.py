@@ -6,8 +6,10 @@ import importlib
 import importlib.util
 import os
 import socket
+import sys
 import sysconfig
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ LIBPYTHON = "SEARCHPIPE_LIBPYTHON"
 
 For systems without it, or with another patch release of it than the interpreter's.
 """
+
+OF_NUMPY_2 = ("scipy", "sklearn")
+"""What transformers imports if it finds it, and what may be built for NumPy 2."""
 
 _START_S = 60
 _MODEL = "search"
@@ -44,6 +49,7 @@ class TritonSystem:
 
     def __init__(self, world: PeerWorld, *, max_queries: int, instances: int) -> None:
         _prepare_environment()
+        hide_from_numpy_1()
         serving: Any = importlib.import_module("pytriton.triton")
         settings: Any = importlib.import_module("pytriton.model_config")
         batch: Any = importlib.import_module("pytriton.decorators").batch
@@ -132,6 +138,19 @@ def _prepare_environment() -> None:
         libraries.insert(0, Path(named))
     before = os.environ.get("LD_LIBRARY_PATH", "")
     os.environ["LD_LIBRARY_PATH"] = ":".join([*map(str, libraries), *filter(None, [before])])
+
+
+def hide_from_numpy_1(names: Sequence[str] = OF_NUMPY_2) -> None:
+    """Make packages look absent if this process has NumPy 1, as nvidia-pytriton's interpreter must.
+
+    A virtual environment for it sees the other packages of the machine, whose builds for NumPy 2 fail
+    while they are imported. What was imported already stays. Not with the first import of transformers
+    behind it: it remembers what it found.
+    """
+    if int(np.__version__.partition(".")[0]) < 2:
+        for name in names:
+            # With None there, `find_spec` answers None and `import` raises ModuleNotFoundError.
+            sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 
 
 def _free_ports(count: int) -> list[int]:

@@ -60,9 +60,13 @@ class Forecaster:
         """Cautious seconds for a request of ``rows`` made now, behind what was given before and one batch."""
         return max(self._given_s, rows * self._row_s) + self._largest_s + _HANDOVER_S
 
-    def running(self, rows: int) -> _Running:
-        """Count ``rows`` as given to the engine while the body of a ``with`` waits for them."""
-        return _Running(self, rows * self._row_s)
+    def running(self, rows: int, lengths: Int32 | None = None) -> _Running:
+        """Count ``rows`` as given to the engine while the body of a ``with`` waits for them.
+
+        With their ``lengths`` in tokens, int32 ``(rows,)``, as what their batches cost.
+        """
+        seconds = rows * self._row_s if lengths is None else self._cost.seconds(lengths)
+        return _Running(self, seconds)
 
 
 class _Running:

@@ -93,7 +93,7 @@ class ChainPairScorer:
         forecaster = self.chain.forecaster
         if forecaster is None:
             return self._logits(self.chain.run(request, meanwhile=meanwhile))
-        with forecaster.running(len(docs)):
+        with forecaster.running(len(docs), self.lengths(query_ids, store, docs)):
             return self._logits(self.chain.run(request, meanwhile=meanwhile))
 
     async def score_async(

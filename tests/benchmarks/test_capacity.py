@@ -1,4 +1,4 @@
-"""The capacity benchmark's own parts: search, comparison, texts, batcher, processes of the systems."""
+"""The capacity benchmark's own parts: load, comparison, texts, batcher, processes of the systems."""
 
 from __future__ import annotations
 
@@ -7,90 +7,26 @@ import json
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks import capacity_gpu, peer_batched
 from benchmarks.capacity_corpus import Texts, write_texts
-from benchmarks.capacity_gpu import environment, interpreter, padding_waste, record, run_system, same_top
-from benchmarks.capacity_search import TOLERANCE, Held, Ranked, SystemTarget, Timing, hold_p99, search
-from benchmarks.capacity_systems import Job, Result, best_variant
+from benchmarks.capacity_gpu import environment, interpreter, run_system
+from benchmarks.capacity_policy import Held, Needs, Tally, Timing
+from benchmarks.capacity_report import line_of, padding_waste, record, same_top
+from benchmarks.capacity_search import Ranked, SystemTarget, hold_p99
+from benchmarks.capacity_systems import BUDGET, FULL, Job, Result, Watched, best_variant
 from benchmarks.peer_sentence import best
 from benchmarks.report import Report
 from searchpipe.catalog.snapshot import Snapshot
 from searchpipe.replay.capacity import Run
 from searchpipe.replay.entry import Entry
 from tests.conftest import World
-
-GOAL_MS = 30.0
-
-
-def a_run(rate: float, p99_ms: float, *, degraded: float = 0.0) -> Run:
-    return Run(rate, 100, rate, rate, p99_ms / 2, p99_ms, 0.0, degraded, 0.1)
-
-
-class Ideal:
-    """Holds up to ``capacity`` queries a second in short runs, up to ``longer`` in longer ones."""
-
-    def __init__(self, capacity: float, longer: float | None = None, *, step_s: float = 0.0) -> None:
-        self.capacity, self.longer = capacity, longer if longer is not None else capacity
-        self.seen: list[tuple[float, float, int]] = []
-        self.clock = 0.0
-        self._step_s = step_s
-
-    def __call__(self, rate: float, seconds: float, seed: int) -> Run:
-        self.seen.append((rate, seconds, seed))
-        self.clock += self._step_s
-        limit = self.longer if seed else self.capacity
-        return a_run(rate, GOAL_MS if rate <= limit else 2 * GOAL_MS)
-
-
-def searched(system: Ideal, guess: float, *, limit_s: float = 1e9) -> Held:
-    found = Held(saturated=guess)
-    timing = Timing(run_s=1.0, confirm_s=9.0, limit_s=limit_s)
-    search(found, system, p99_ms=GOAL_MS, seed=0, timing=timing, now=lambda: system.clock)
-    return found
-
-
-@given(capacity=st.floats(20.0, 2000.0), guess=st.floats(0.8, 3.0))
-def test_the_search_finds_the_capacity(capacity: float, guess: float) -> None:
-    found = searched(Ideal(capacity), guess * capacity)
-    assert found.rate <= capacity <= found.rate * (1 + TOLERANCE) * 1.001
-    assert found.confirmed is not None
-    assert found.confirmed.holds
-    assert not found.why
-
-
-def test_a_rate_that_fails_the_longer_run_is_lowered() -> None:
-    system = Ideal(100.0, longer=80.0)
-    found = searched(system, 110.0)
-    assert 80.0 / (1 + TOLERANCE) <= found.rate <= 80.0
-    assert [seed for _, _, seed in system.seen].count(1) > 1
-    assert all(seconds == 9.0 for _, seconds, seed in system.seen if seed)
-
-
-def test_a_system_that_never_holds_has_no_capacity() -> None:
-    found = searched(Ideal(0.0), 100.0)
-    assert found.rate == 0.0
-    assert found.confirmed is None
-    assert "hold" in found.why
-
-
-def test_a_capacity_over_the_search_is_told() -> None:
-    found = searched(Ideal(1e6), 100.0)
-    assert found.rate == pytest.approx(160.0)
-    assert "still held" in found.why
-
-
-def test_the_search_ends_when_its_time_is_over() -> None:
-    found = searched(Ideal(100.0, step_s=10.0), 200.0, limit_s=25.0)
-    assert len(found.runs) < 6
-    assert "over" in found.why
 
 
 class Lame:
@@ -111,22 +47,63 @@ class Lame:
         return
 
 
+class Slow(Lame):
+    """So that it is no matter of the load which rate holds."""
+
+    def ask(self, text: str) -> Ranked:
+        threading.Event().wait(0.02)
+        return super().ask(text)
+
+
+BRIEF = Timing(run_s=0.1, warm_up_s=0.0, confirm_s=0.1, limit_s=1.0, saturated_s=0.1)
+
+
 def test_a_query_that_was_not_scored_in_full_is_degraded() -> None:
     target = SystemTarget(Lame(), 2)
     assert not target.search(Entry(0.0, "fine")).degradations
     ((stage, _, amount),) = target.search(Entry(0.0, "lame")).degradations
     assert (stage, amount) == ("score", 0.5)
+    assert target.tally == Tally(queries=2, pairs=3, shortened=1)
+    assert target.missing_share == 0.25
 
 
 def test_a_system_that_leaves_pairs_out_holds_nothing() -> None:
-    timing = Timing(run_s=0.1, warm_up_s=0.0, confirm_s=0.1, limit_s=1.0)
-    found = hold_p99(Lame(), ["lame"], p99_ms=1e4, candidates=2, seed=0, timing=timing)
+    found = hold_p99(Lame(), ["lame"], needs=Needs(1e4), candidates=2, seed=0, timing=BRIEF)
     assert found.rate == 0.0
-    assert all(run.degraded_share == 1.0 for run in found.runs)
+    assert all(run.degraded_share == 0.5 for run in found.runs)
+
+
+def test_it_may_leave_pairs_out_if_that_is_the_deal() -> None:
+    watched = Watched(Lame(), gpu=False)
+    needs = Needs(1e4, scored_share=0.5)
+    found = hold_p99(Slow(), ["lame"], needs=needs, candidates=2, seed=0, timing=BRIEF, around=watched)
+    assert found.rate > 0.0
+    assert found.tally.pairs_per_query == 1.0
+    assert found.tally.shortened_share == 1.0
+
+
+def test_what_was_seen_is_kept_by_rate() -> None:
+    class Counting(Lame):
+        asked = 0.0
+
+        def counts(self) -> dict[str, float]:
+            return {"asked": self.asked}
+
+    system = Counting()
+    watched = Watched(system, gpu=False)
+
+    def load(queries: int) -> int:
+        system.asked += queries
+        return queries
+
+    assert [watched(float(rate), partial(load, rate)) for rate in (5, 7, 6)] == [5, 7, 6]
+    assert watched.at(7.0).counts == {"asked": 7.0}
+    assert watched.at(0.0).counts == {"asked": 6.0}
+    assert watched.at(7.0).busy_share is None
 
 
 def test_the_fastest_variant_is_kept_and_the_others_are_closed() -> None:
-    class Slow(Lame):
+    class Pausing(Lame):
         def __init__(self, pause: float) -> None:
             self.pause, self.closed = pause, False
 
@@ -137,9 +114,9 @@ def test_the_fastest_variant_is_kept_and_the_others_are_closed() -> None:
         def close(self) -> None:
             self.closed = True
 
-    slow, fast = Slow(0.02), Slow(0.001)
+    slow, fast = Pausing(0.02), Pausing(0.001)
 
-    def broken() -> Slow:
+    def broken() -> Pausing:
         raise RuntimeError("no such setting")
 
     found, trials = best_variant({"slow": lambda: slow, "broken": broken, "fast": lambda: fast}, ["a"])
@@ -250,9 +227,18 @@ def test_a_systems_own_packages_go_first(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def a_result(system: str, rate: float, top: list[list[int]]) -> Result:
-    held = Held(rate, a_run(rate, 20.0) if rate else None, 5.0, 1.2 * max(rate, 10.0))
+    held = Held(
+        rate,
+        fails_at=1.03 * rate if rate else None,
+        confirmed=Run(rate, 100, rate, rate, 10.0, 20.0, 0.0, 0.0, 0.1) if rate else None,
+        tally=Tally(10, 19, 1) if system == BUDGET else Tally(10, 20),
+        alone_ms=5.0,
+        saturated=1.2 * max(rate, 10.0),
+    )
     counts = {"rows": 900.0, "batches": 4.0, "real_tokens": 90.0, "padded_tokens": 100.0}
-    return Result(system, "described", 1.0, held, top, counts if system == "searchpipe" else {}, 0.95, {})
+    return Result(
+        system, "described", 1.0, held, top, counts if system == "searchpipe" else {}, 0.7, {}, 0.95
+    )
 
 
 def test_the_figures_compare_with_the_best_peer(tmp_path: Path) -> None:
@@ -271,6 +257,41 @@ def test_the_figures_compare_with_the_best_peer(tmp_path: Path) -> None:
     assert report.figures["padding_waste"] == pytest.approx(0.1)
     assert report.figures["batch_fill"] == pytest.approx(900 / 8)
     assert report.figures["infinity_same_top10"] == 0.5
+    assert report.figures["gpu_busy_share"] == 0.7
+    assert report.figures["saturated_gpu_busy_share"] == 0.95
+    assert report.figures["ours_fails_at_qps"] == pytest.approx(309.0)
+    assert report.figures["fully_scored_share"] == 1.0
+    assert not [name for name in report.figures if "budget" in name]
+
+
+def test_the_row_with_a_budget_stands_beside_the_comparison(tmp_path: Path) -> None:
+    results = {
+        name: a_result(name, rate, [[1]])
+        for name, rate in {"searchpipe": 9.0, BUDGET: 12.0, FULL: 8.0}.items()
+    }
+    report = Report("capacity_gpu", "title")
+    record(report, results, a_job(tmp_path, "searchpipe"))
+    assert report.figures["ours_qps"] == 9.0
+    assert {name: value for name, value in report.figures.items() if "budget" in name} == {
+        "budget_qps": 12.0,
+        "budget_p99_ms": 20.0,
+        "budget_gpu_busy_share": 0.7,
+        "budget_pairs_per_query": 1.9,
+        "budget_shortened_share": 0.1,
+    }
+    assert any("90%" in note and "no part of the comparison" in note for note in report.as_dict()["notes"])
+    assert "1.9 pairs a query, 10.0% shortened" in line_of(results[BUDGET])
+
+
+def test_a_row_with_a_budget_that_holds_nothing_has_a_rate_alone(tmp_path: Path) -> None:
+    report = Report("capacity_gpu", "title")
+    record(report, {BUDGET: a_result(BUDGET, 0.0, [[1]])}, a_job(tmp_path, BUDGET))
+    assert {name: value for name, value in report.figures.items() if "budget" in name} == {"budget_qps": 0.0}
+
+
+def test_a_budget_asks_for_less_but_for_everyone(tmp_path: Path) -> None:
+    assert a_job(tmp_path, "searchpipe").needs == Needs(30.0)
+    assert a_job(tmp_path, BUDGET).needs == Needs(30.0, scored_share=0.9, failed_share=0.0)
 
 
 def test_peers_that_hold_nothing_give_no_speedup(tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_what_others_have_asked_for_is_waited_for(forecaster: Forecaster) -> Non
     assert forecaster.predict(one).wait_s == 0.0
 
 
+def test_others_rows_of_known_length_cost_what_their_batches_cost(forecaster: Forecaster) -> None:
+    one = np.array([10], np.int32)
+    with forecaster.running(16, np.full(16, 16, np.int32)):
+        assert forecaster.predict(one).wait_s == pytest.approx(3e-3)
+        with forecaster.running(8, np.full(8, 32, np.int32)):
+            assert forecaster.predict(one).wait_s == pytest.approx(7e-3)
+    assert forecaster.predict(one).wait_s == 0.0
+
+
 def test_packed_rows_cost_what_their_tokens_cost(device: _core.Device) -> None:
     executor = _core.StagingRing([packed_engine(device, [(4, 32), (16, 32)], [])])
     found = Forecaster(executor)
