@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple
 
 from searchpipe import _core
 from searchpipe.arrays import Float32
@@ -25,6 +22,7 @@ from searchpipe.errors import (
 from searchpipe.forks import Inherited
 from searchpipe.runtime.bad_scores import mostly_bad
 from searchpipe.runtime.chain_keeper import ChainKeeper
+from searchpipe.runtime.chain_request import Request, Spare, once
 from searchpipe.runtime.forecast import Forecaster
 from searchpipe.runtime.links import Link, LinkState, Live, Opened
 
@@ -33,21 +31,11 @@ __all__ = ["EngineChain", "Link", "LinkState", "Opened", "Submit"]
 Submit = Callable[[_core.Scorer], _core.Ticket]
 """Makes a request of a scorer: prepared, to be queued as suits the caller, or queued already."""
 
-Work = Callable[[], None]
-
 _SLOW = 20.0
 """Times what a request was expected to take, its queue included: below that the next engine is no faster."""
 
 _STALL_S = 2.0
 """Without any result for so long, while requests ran out of their time, an engine hangs."""
-
-
-class _Request(NamedTuple):
-    live: Live
-    given: int  # the breaker's pass
-    ticket: _core.Ticket
-    begun: float
-    slow_s: float
 
 
 class EngineChain:
@@ -148,7 +136,7 @@ class EngineChain:
         submit: Submit,
         *,
         timeout: float | None = None,
-        meanwhile: Work | None = None,
+        meanwhile: Spare | None = None,
     ) -> Float32:
         """Submit a request and wait for its scores; NaN where its own deadline came first.
 
@@ -165,7 +153,7 @@ class EngineChain:
         """
         if (answering := ANSWERING.get()) is not None:
             answering.check_cancelled()
-        spare = None if meanwhile is None else _once(meanwhile)
+        spare = None if meanwhile is None else once(meanwhile)
         if self._keeper.probing is not None:
             since = self._clock()
             scores = self._tried(submit, timeout, spare)
@@ -176,7 +164,7 @@ class EngineChain:
         while True:
             request = self._begin(submit, queue=False)
             try:
-                ended = self._run(request, timeout, spare)
+                ended = request.run(timeout, spare)
             except ClosedError:
                 self._moved_on(request.live)
                 continue
@@ -187,10 +175,13 @@ class EngineChain:
         trial = self._try(submit, queue=True)
         if trial is not None:
             try:
-                return await self._wait_async(trial)
+                await trial.ended()
+                return self._result(trial)
             except EngineError:
                 pass
-        return await self._wait_async(self._begin(submit, queue=True))
+        request = self._begin(submit, queue=True)
+        await request.ended()
+        return self._result(request)
 
     def wait_until_serving(self, timeout: float | None = None) -> bool:
         """Wait for a link that is being opened; True if one serves then."""
@@ -209,13 +200,13 @@ class EngineChain:
             raise ClosedError("The engine was closed.")
         raise EngineUnavailableError(f"No engine is ready. {self._keeper.reasons()}")
 
-    def _tried(self, submit: Submit, timeout: float | None, spare: Work | None) -> Float32 | None:
+    def _tried(self, submit: Submit, timeout: float | None, spare: Spare | None) -> Float32 | None:
         """Scores of the link that is to come back; None if it is not to be tried now, or failed."""
         trial = self._try(submit, queue=False)
         if trial is None:
             return None
         try:
-            ended = self._run(trial, timeout, spare)
+            ended = trial.run(timeout, spare)
         except Exception:
             return None  # the one that serves says why
         try:
@@ -223,7 +214,7 @@ class EngineChain:
         except EngineError:
             return None
 
-    def _try(self, submit: Submit, *, queue: bool) -> _Request | None:
+    def _try(self, submit: Submit, *, queue: bool) -> Request | None:
         """Make a request of the link that is to come back, if it is to be tried now."""
         live = self._keeper.probing
         given = live.breaker.admit() if live is not None else 0
@@ -234,7 +225,7 @@ class EngineChain:
         except Exception:
             return None  # the one that serves says why
 
-    def _begin(self, submit: Submit, *, queue: bool) -> _Request:
+    def _begin(self, submit: Submit, *, queue: bool) -> Request:
         while True:
             live = self._keeper.serving or self._current()
             given = live.breaker.admit()
@@ -251,7 +242,7 @@ class EngineChain:
         if self._keeper.closed or self._keeper.serving in (None, live):
             raise self._ended(live) from None
 
-    def _request(self, live: Live, given: int, submit: Submit, *, queue: bool) -> _Request:
+    def _request(self, live: Live, given: int, submit: Submit, *, queue: bool) -> Request:
         try:
             ticket = submit(live.scorer)
             if queue:
@@ -260,34 +251,9 @@ class EngineChain:
             live.breaker.abandoned(given)
             raise
         slow_s = math.inf if live.forecaster is None else _SLOW * live.forecaster.expected_s(ticket.rows)
-        return _Request(live, given, ticket, self._clock(), slow_s)
+        return Request(live, given, ticket, self._clock(), slow_s)
 
-    def _run(self, request: _Request, timeout: float | None, spare: Work | None) -> bool:
-        """Queue a request, use the time for ``spare``, wait for its end; False if the time was up before."""
-        run, ticket, answering = request.live.scorer.run, request.ticket, ANSWERING.get()
-        try:
-            if answering is None:
-                return run(ticket, timeout, spare)
-            with answering.on_cancel(ticket.cancel):  # rows that nobody waits for leave the queue
-                return run(ticket, timeout, spare)
-        except BaseException:
-            ticket.cancel()
-            request.live.breaker.abandoned(request.given)
-            raise
-
-    async def _wait_async(self, request: _Request) -> Float32:
-        loop = asyncio.get_running_loop()
-        ended = loop.create_future()
-        request.ticket.on_done(lambda: _wake(loop, ended))
-        try:
-            await ended
-        except asyncio.CancelledError:
-            request.ticket.cancel()
-            request.live.breaker.abandoned(request.given)
-            raise
-        return self._result(request)
-
-    def _result(self, request: _Request, ended: bool = True, timeout: float | None = None) -> Float32:
+    def _result(self, request: Request, ended: bool = True, timeout: float | None = None) -> Float32:
         live, ticket = request.live, request.ticket
         if not ended and ticket.cancel():
             self._ran_out(request)
@@ -315,11 +281,11 @@ class EngineChain:
             answering.check_cancelled()
         raise self._ended(live)
 
-    def _failed(self, request: _Request, reason: str) -> None:
+    def _failed(self, request: Request, reason: str) -> None:
         request.live.breaker.failed(request.given, reason)
         self._keeper.review(request.live)
 
-    def _ran_out(self, request: _Request) -> None:
+    def _ran_out(self, request: Request) -> None:
         """A caller's time was up first: of many, without a result in between, the engine hangs."""
         live = request.live
         live.breaker.abandoned(request.given)
@@ -339,29 +305,6 @@ class EngineChain:
 
     def _name(self, live: Live) -> str:
         return self._keeper.states[live.place].name
-
-
-def _once(work: Work) -> Work:
-    """Does ``work`` when first called, whatever becomes of it, and then nothing."""
-    left = [work]
-
-    def once() -> None:
-        if left:
-            with suppress(Exception):
-                left.pop()()
-
-    return once
-
-
-def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
-    def finish() -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    try:
-        loop.call_soon_threadsafe(finish)
-    except RuntimeError:  # the loop was closed: nobody waits any more
-        return
 
 
 _open_chains: Inherited = Inherited()
