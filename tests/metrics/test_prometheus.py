@@ -238,7 +238,7 @@ class Index:
         pass
 
     def search_batch(self, lookups: list[Any]) -> list[Found]:
-        return [None for _ in lookups]  # type: ignore[misc]
+        return [Found(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in lookups]
 
     def finish(self, lookup: Any, found: Any) -> Any:
         return np.empty(0, np.int32), np.empty(0, np.float32)
@@ -251,8 +251,7 @@ def test_recall_on_a_gpu_is_counted() -> None:
     registry = CollectorRegistry()
     with Pipeline([recall(), page()], gpu=gpu) as pipeline:
         watch(pipeline, registry, gpu=False)
-        with pytest.raises(AssertionError):
-            dispatcher.search(np.zeros(3, np.float32), 3)  # the index found nothing to finish
+        dispatcher.search(np.zeros(3, np.float32), 3)
         assert value(registry, "searchpipe_recall_searches_total") == 1
         assert value(registry, "searchpipe_recall_lookups_total") == 1
         assert value(registry, "searchpipe_recall_on_gpu") == 1
