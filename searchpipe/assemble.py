@@ -166,7 +166,7 @@ class _Builder:
             "lexical": lambda: Lexical(self._snapshot.lexical),
             "dense": self._dense,
         }
-        return Recall(
+        recall = Recall(
             [made[name]() for name in settings.sources],
             self._snapshot.mask,
             depth=settings.depth,
@@ -175,6 +175,8 @@ class _Builder:
             rrf_k=settings.rrf_k,
             pool=self._pool,
         )
+        self.engines.owned.callback(recall.end_early)
+        return recall
 
     def _threads(self) -> Executor:
         """Threads for what the CPU can do while the GPU works; they end with the engines."""

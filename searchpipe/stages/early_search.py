@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from searchpipe.arrays import Bool, Float32, Int32
@@ -97,7 +98,7 @@ class _Lane:
 class EarlySearches:
     """Searches on the threads of an executor, each of which lingers a moment for the next search.
 
-    Any thread may begin one. Shutting the executor down ends the threads once they have lingered.
+    Any thread may begin one. Threads linger past the executor's shutdown unless :meth:`close` went before.
 
     Args:
         pool: lends the threads; one of them for each search that runs at once, and for what lingers.
@@ -106,6 +107,7 @@ class EarlySearches:
     def __init__(self, pool: Executor) -> None:
         self._pool = pool
         self._idle: list[_Lane] = []  # `append`, `pop` and `remove` are atomic
+        self._closed = False
 
     def begin(self, source: RecallSource, work: Work, depth: int, mask: Bool | None) -> EarlySearch:
         """Search ``source`` on another thread; it may read nothing of ``work`` but the query.
@@ -123,6 +125,13 @@ class EarlySearches:
         lane.wake.release()
         return search
 
+    def close(self) -> None:
+        """Let no thread linger any more; what is searched now ends. Idempotent."""
+        self._closed = True
+        while self._idle:
+            with suppress(IndexError):  # taken by another thread
+                self._idle.pop().wake.release()
+
     def _serve(self, lane: _Lane) -> None:
         while True:
             # Held nowhere while waiting: it would keep its query's memory.
@@ -130,6 +139,8 @@ class EarlySearches:
             if search is not None:
                 search.run()
                 del search
+            if self._closed:
+                return
             self._idle.append(lane)
             if lane.wake.acquire(timeout=_LINGER_S):
                 continue

@@ -127,6 +127,11 @@ class Recall:
         self._weights = dict(weights or {})
         self._rrf_k = rrf_k
 
+    def end_early(self) -> None:
+        """Keep no thread of ``pool`` waiting for searches, before it is shut down. Idempotent."""
+        if self._early is not None:
+            self._early.close()
+
     def start_early(self, work: Work) -> None:
         """Begin to search the sources that need only the query, if there are threads for that."""
         threads = self._early

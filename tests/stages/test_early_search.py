@@ -146,3 +146,21 @@ def test_many_queries_at_once_each_get_their_own_answer(make_work, monkeypatch):
             assert not thread.is_alive()
     assert not wrong
     assert len(source.threads) == 800
+
+
+def test_closing_ends_the_threads_that_linger(make_work, monkeypatch):
+    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", 3 * LONG)
+    pool = ThreadPoolExecutor(2)
+    searches = EarlySearches(pool)
+    source, work = Source(), make_work()
+    begun = searches.begin(source, work, 1, None)
+    assert source.begun.acquire(timeout=LONG)
+    begun.join(work, optional=False)
+    until(lambda: len(searches._idle) == 1)
+    searches.close()
+    searches.close()
+    assert searches.begin(source, work, 1, None).join(work, optional=False) is not None  # lingers no more
+    ended = threading.Thread(target=pool.shutdown)
+    ended.start()
+    ended.join(LONG)
+    assert not ended.is_alive()
