@@ -3,165 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
 
 from searchpipe.errors import ClosedError, EngineError, OverloadedError, QueryError, RecallTimeoutError
 from searchpipe.recall.dispatcher import Dispatcher
-from searchpipe.recall.lookup import Found
 from searchpipe.recall.policy import CoalescePolicy
+from tests.recall.callers import LONG, Caller, hold, index, queue, until, vector
 
-LONG = 20.0
-
-
-class Index:
-    """Answers with the query's first number; stops at a gate, and notices a second thread inside."""
-
-    max_k = 10
-
-    def __init__(self) -> None:
-        self.batches: list[list[float]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Semaphore(0)
-        self.fail: BaseException | None = None
-        self._inside = threading.Lock()
-
-    def check(self, lookup):
-        if lookup.vector[0] < 0:
-            raise QueryError("negative")
-
-    def search_batch(self, lookups):
-        assert self._inside.acquire(blocking=False), "two threads inside the index"
-        try:
-            self.batches.append([float(one.vector[0]) for one in lookups])
-            self.entered.release()
-            assert self.gate.wait(LONG)
-            if self.fail is not None:
-                failure, self.fail = self.fail, None
-                raise failure
-            return [Found(np.array([int(one.vector[0])]), np.array([1.0], np.float32)) for one in lookups]
-        finally:
-            self._inside.release()
-
-    def finish(self, lookup, found):
-        return found.ids.astype(np.int32)[: lookup.k], found.scores[: lookup.k]
-
-
-def vector(value):
-    return np.array([value], np.float32)
-
-
-class Caller(threading.Thread):
-    def __init__(self, dispatcher, value, **options):
-        super().__init__(daemon=True)
-        self.arguments = (dispatcher, value, options)
-        self.result = self.error = None
-        self.start()
-
-    def run(self):
-        dispatcher, value, options = self.arguments
-        try:
-            self.result = int(dispatcher.search(vector(value), 5, **options)[0][0])
-        except BaseException as error:
-            self.error = error
-
-    def end(self):
-        self.join(LONG)
-        assert not self.is_alive()
-        return self.error if self.error is not None else self.result
-
-
-def until(condition):
-    limit = time.monotonic() + LONG
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
-
-
-@pytest.fixture
-def index():
-    return Index()
-
-
-def hold(index, dispatcher, value=0):
-    """A caller that is inside the index and stays there."""
-    index.gate.clear()
-    leader = Caller(dispatcher, value)
-    assert index.entered.acquire(timeout=LONG)
-    return leader
-
-
-def queue(dispatcher, values, **options):
-    callers = []
-    for value in values:
-        before = dispatcher.stats().waiting
-        callers.append(Caller(dispatcher, value, **options))
-        until(lambda before=before: dispatcher.stats().waiting > before)
-    return callers
-
-
-def test_a_lone_caller_is_searched_in_its_own_thread(index):
-    inside = []
-    index.search_batch = lambda lookups: [
-        (inside.append(threading.get_ident()), Found(np.array([1]), np.ones(1, np.float32)))[1]
-        for _ in lookups
-    ]
-    dispatcher = Dispatcher(index)
-    dispatcher.search(vector(1), 1)
-    assert inside == [threading.get_ident()]
-    assert dispatcher.stats().lookups == 1
-
-
-def test_a_lone_caller_is_never_queued(index):
-    class Asked(CoalescePolicy):
-        cuts = 0
-
-        def cut(self, *args):
-            Asked.cuts += 1
-            return super().cut(*args)
-
-    dispatcher = Dispatcher(index, policy=Asked())
-    assert [int(dispatcher.search(vector(n), 1)[0][0]) for n in range(3)] == [0, 1, 2]
-    assert Asked.cuts == 0
-    stats = dispatcher.stats()
-    assert (stats.searches, stats.lookups, stats.largest, stats.waiting) == (3, 3, 1, 0)
-    assert stats.cost_s > 0
-    leader = hold(index, dispatcher)
-    others = queue(dispatcher, [1, 2])
-    index.gate.set()
-    assert [one.end() for one in (leader, *others)] == [0, 1, 2]
-    assert Asked.cuts == 1
-
-
-def test_a_lone_callers_failure_frees_the_lead(index):
-    dispatcher = Dispatcher(index)
-    index.fail = RuntimeError("device lost")
-    with pytest.raises(EngineError, match="RuntimeError: device lost") as failure:
-        dispatcher.search(vector(1), 1)
-    assert isinstance(failure.value.__cause__, RuntimeError)
-    index.fail = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        dispatcher.search(vector(1), 1)
-    assert int(dispatcher.search(vector(2), 1)[0][0]) == 2
-    assert (dispatcher.stats().failures, dispatcher.stats().searches) == (2, 1)
-
-
-def test_closing_waits_for_a_lone_caller(index):
-    dispatcher = Dispatcher(index)
-    leader = hold(index, dispatcher)
-    closer = threading.Thread(target=dispatcher.close, daemon=True)
-    closer.start()
-    until(lambda: dispatcher._closed)
-    assert closer.is_alive()
-    index.gate.set()
-    closer.join(LONG)
-    assert not closer.is_alive()
-    assert leader.end() == 0
-    with pytest.raises(ClosedError):
-        dispatcher.search(vector(1), 1)
+__all__ = ["index"]  # a fixture
 
 
 def test_what_arrives_during_a_search_is_the_next_batch(index):
