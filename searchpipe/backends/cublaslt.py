@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,7 +78,8 @@ def loaded_library() -> Any:
 class CublasLt:
     """A handle of cuBLASLt on the device that is current when it is made.
 
-    Threads: one at a time. ``close`` after the last product has been computed and graphs are dropped.
+    Threads: one at a time. Closed when nothing refers to it or to its products any more, or by ``close``,
+    after the last of them has been computed.
 
     Args:
         library: what :func:`loaded_library` returned.
@@ -132,6 +134,10 @@ class CublasLt:
         if self._handle:
             self.call("cublasLtDestroy", self._handle)
             self._handle = _Handle()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at exit the driver may be gone
+            self.close()
 
 
 class Product:

@@ -22,6 +22,8 @@ from searchpipe.runtime.buckets import Bucket
 if TYPE_CHECKING:
     from searchpipe import _core
 
+_DEVICE = "cuda"
+
 #: open_session(model): a session for a serialized model on the lane's stream, and why not to capture it.
 OpenSession = Callable[[bytes], tuple[Any, str]]
 
@@ -156,10 +158,10 @@ class _Steps:
         return tensor.dtype, (count, tensor.width), self._buffers[tensor.place].data_ptr()
 
     def _bind(self, bind: Any, name: str, dtype: Any, shape: Sequence[int], address: int) -> None:
-        bind(name, "cuda", self.ordinal, np.dtype(dtype).type, list(shape), address)
+        bind(name, _DEVICE, self.ordinal, np.dtype(dtype).type, list(shape), address)
 
     def _allocate(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Any:
-        return self.ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, "cuda", self.ordinal)
+        return self.ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype.type, _DEVICE, self.ordinal)
 
     def _copy(self, array: np.ndarray[Any, Any]) -> Any:
-        return self.ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", self.ordinal)
+        return self.ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), _DEVICE, self.ordinal)
