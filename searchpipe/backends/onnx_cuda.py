@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from searchpipe.backends.device_engine import DeviceEngine, Loaded, open_lanes
+from searchpipe.backends.onnx_epilogue import PackedBinding, load_split
 from searchpipe.backends.onnx_pack import PACKED_INPUTS
+from searchpipe.backends.onnx_split import split_graph
 from searchpipe.errors import EngineError, MissingDependencyError, ModelError
 from searchpipe.runtime.buckets import Bucket
 
@@ -36,6 +38,8 @@ _NO_CPU_NODES = "session.disable_cpu_ep_fallback"
 _HAS_CPU_NODES = "fallback to CPU EP has been explicitly disabled"
 # Of 2-D operands it makes a Gemm, which first copies the bias to every row of its output.
 SLOW_FOR_PACKED = ["MatMulAddFusion"]
+# Of searchpipe.backends.onnx_split.KINDS: products of packed graphs that cuBLASLt computes, not ONNX Runtime.
+EPILOGUES: list[str] = []
 
 
 def open_onnx_cuda(
@@ -66,8 +70,19 @@ def open_onnx_cuda(
         made, asked = ("packed", "padded") if described.packed else ("padded", "packed")
         raise ModelError(f"{path} was prepared for {made} rows, not for {asked} ones.")
 
+    split = split_graph(path, EPILOGUES) if described.packed and EPILOGUES else None
+
     def load(lane: _core.GraphEngine) -> Loaded:
-        return _load_on(ort, path, device.ordinal, lane, described)
+        if split is None:
+            return _load_on(ort, path, device.ordinal, lane, described)
+        names = PackedBinding(
+            described.inputs, described.output, described.width if described.rank > 1 else 0
+        )
+
+        def open_part(part: bytes) -> tuple[Any, str]:
+            return _open_session(ort, path, device.ordinal, lane.stream, packed=True, part=part)
+
+        return load_split(ort, split, open_part, lane, device.ordinal, names)
 
     return open_lanes(
         name or path.stem,
@@ -166,8 +181,10 @@ def _load_on(ort: Any, path: Path, ordinal: int, lane: _core.GraphEngine, descri
     return Loaded(enqueue, (session, bindings, run_options), why_not)
 
 
-def _open_session(ort: Any, path: Path, ordinal: int, stream: int, packed: bool) -> tuple[Any, str]:
-    """A session on the stream, and why its work must not be captured, if there is a reason."""
+def _open_session(
+    ort: Any, path: Path, ordinal: int, stream: int, packed: bool, part: bytes | None = None
+) -> tuple[Any, str]:
+    """A session on the stream for the file or a part of it, and why its work must not be captured, if so."""
     provider = {
         "device_id": str(ordinal),
         "user_compute_stream": str(stream),
@@ -183,7 +200,7 @@ def _open_session(ort: Any, path: Path, ordinal: int, stream: int, packed: bool)
         options.enable_mem_pattern = _MEMORY_PATTERNS
         if not cpu_nodes:
             options.add_session_config_entry(_NO_CPU_NODES, "1")
-        return ort.InferenceSession(str(path), options, providers=[(_PROVIDER, provider)], **disabled)
+        return ort.InferenceSession(part or str(path), options, providers=[(_PROVIDER, provider)], **disabled)
 
     why_not = ""
     try:
