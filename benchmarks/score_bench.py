@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from benchmarks.gpu_models import FloatModel
 from benchmarks.gpu_peers import MAX_TOKENS, reference
 from searchpipe._core import TokenStore, TokenStoreWriter
 from searchpipe.arrays import Float32, Int32
+from searchpipe.backends.onnx_split import KINDS
 from searchpipe.device import nvtx
 from searchpipe.models.tokenizer import TextTokenizer
 from searchpipe.runtime.buckets import choose_buckets
@@ -50,6 +51,7 @@ class Bench:
         packed: bool | None = None,
         token_step: int = 0,
         max_rows: int = 0,
+        epilogues: Sequence[str] = KINDS,
     ) -> ChainPairScorer:
         """A scorer whose buckets fit the lengths of the task; what is not given is as on the command line."""
         widths = choose_buckets(
@@ -62,6 +64,7 @@ class Bench:
             buckets=widths,
             packed=not self._args.no_packed if packed is None else packed,
             token_step=token_step or self._args.token_step,
+            epilogues=epilogues,
             lanes=lanes,
             slots=slots,
             plan=self._args.plan,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from searchpipe.runtime.engine_chain import EngineChain
 
 _LOG = logging.getLogger("searchpipe.gpu")
+_EPILOGUES_SHARE = 0.1  # of the memory that may be planned with: they save time, and nothing depends on them
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class _Draft:
     gpu_model: Path | None
     buckets: list[Bucket]
     parts: list[Part]
+    epilogues: bool
 
 
 def _made_for_cpus(model: LocalModel) -> EngineError:
@@ -109,11 +111,11 @@ class _Opener:
         from searchpipe.device.facts import facts_of
 
         facts = self.engines.facts = facts_of(device)
-        drafts = [draft for name in list(self._models) if (draft := self._draft(name)) is not None]
         free = facts.free_bytes
         reserve = self._settings.reserve_mb * MIB
         if self._settings.memory_mb:
             free = min(free, self._settings.memory_mb * MIB + reserve)
+        drafts = [draft for name in list(self._models) if (draft := self._draft(name, free)) is not None]
         parts = tuple(part for draft in drafts for part in draft.parts)
         plan = DevicePlan(parts, free, facts.total_bytes, reserve, f"{facts.name} {facts.ordinal}")
         try:
@@ -180,10 +182,10 @@ class _Opener:
             cure='Set gpu.use = "auto" to fall back on the CPU.',
         ) from error
 
-    def _draft(self, name: str) -> _Draft | None:
-        """What a model will take; None if it is left to the CPU."""
+    def _draft(self, name: str, free: int) -> _Draft | None:
+        """What a model will take of ``free`` bytes; None if it is left to the CPU."""
         from searchpipe.backends.dequantize import float_model
-        from searchpipe.device.estimates import model_parts
+        from searchpipe.device.estimates import EPILOGUES, model_parts
 
         resolve, files = self._models[name]
         try:
@@ -217,11 +219,14 @@ class _Opener:
                 lanes=self._settings.lanes,
                 slots=self._settings.slots,
                 output_width=width,
+                epilogues=name == "scorer" and self._settings.epilogues and not model.gpu_prepared,
             )
         except SearchpipeError as error:
             self._leave(name, error)
             return None
-        return _Draft(name, model, files, gpu_model, buckets, parts)
+        parts = [p for p in parts if not p.name.endswith(EPILOGUES) or p.nbytes <= _EPILOGUES_SHARE * free]
+        epilogues = any(part.name.endswith(EPILOGUES) for part in parts)
+        return _Draft(name, model, files, gpu_model, buckets, parts, epilogues)
 
     def _planned(self, models: DevicePlan) -> DevicePlan:
         """The plan with recall in it, if that fits beside the models; logged, and checked."""
@@ -253,6 +258,7 @@ class _Opener:
             self._take_scorer(draft.model, chain)
 
     def _open_chain(self, draft: _Draft) -> EngineChain:
+        from searchpipe.backends.onnx_split import KINDS
         from searchpipe.runtime.open_chain import ChainOptions, open_chain
 
         settings = self._settings
@@ -264,6 +270,7 @@ class _Opener:
             threads=self._config.models.threads,
             plan=Path(draft.files.plan) if draft.files.plan else None,
             gpu_model=draft.gpu_model,
+            epilogues=KINDS if draft.epilogues else (),
         )
         chain = open_chain(draft.model, options)
         if chain.forecaster is None:

@@ -73,7 +73,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         "models": {
             "encoder": {"source": f"file:{encoder}", "kind": "encoder", "name": "tiny", **common},
             "scorer": {"source": f"file:{scorer}", "kind": "cross-encoder", "name": "tiny-cross", **common},
-        }
+        },
+        "gpu": {"use": "never"},  # the same on every host; tests of a pipeline on a GPU say so
     }
     settings = load_config(config)
     build_snapshot(files.products, folder / "snapshot", settings.index, models=settings.models)

@@ -38,8 +38,6 @@ _NO_CPU_NODES = "session.disable_cpu_ep_fallback"
 _HAS_CPU_NODES = "fallback to CPU EP has been explicitly disabled"
 # Of 2-D operands it makes a Gemm, which first copies the bias to every row of its output.
 SLOW_FOR_PACKED = ["MatMulAddFusion"]
-# Of searchpipe.backends.onnx_split.KINDS: products of packed graphs that cuBLASLt computes, not ONNX Runtime.
-EPILOGUES: list[str] = []
 
 
 def open_onnx_cuda(
@@ -51,16 +49,20 @@ def open_onnx_cuda(
     lanes: int = 1,
     slots: int = 3,
     capture: bool = True,
+    epilogues: Sequence[str] = (),
     name: str = "",
 ) -> DeviceEngine:
     """Open a model that :func:`searchpipe.backends.onnx_prepare.prepare_onnx` made, and warm it up.
 
     ``longest_row``: of a model prepared for packed rows, tokens of the longest; 0 for padded ones.
+    ``epilogues``: of :data:`searchpipe.backends.onnx_split.KINDS`, products of packed rows that
+    cuBLASLt computes together with what follows them; ONNX Runtime the rest.
     A model that ONNX Runtime puts partly on the CPU is not captured.
 
     Raises:
         MissingDependencyError: ONNX Runtime with CUDA is not installed.
-        ModelError: the file cannot be loaded, or takes other inputs than those of its kind of rows.
+        ModelError: the file cannot be loaded, takes other inputs than those of its kind of rows, or
+            has no product with one of the ``epilogues``.
         EngineError: it loaded but does not run on the GPU.
     """
     ort = _onnxruntime()
@@ -69,8 +71,10 @@ def open_onnx_cuda(
     if described.packed != bool(longest_row):
         made, asked = ("packed", "padded") if described.packed else ("padded", "packed")
         raise ModelError(f"{path} was prepared for {made} rows, not for {asked} ones.")
-
-    split = split_graph(path, EPILOGUES) if described.packed and EPILOGUES else None
+    split = split_graph(path, epilogues) if described.packed and epilogues else None
+    runtime = f"onnxruntime {ort.__version__} CUDA"
+    if split is not None:
+        runtime += f" and cuBLASLt for {split.products} products"
 
     def load(lane: _core.GraphEngine) -> Loaded:
         if split is None:
@@ -86,7 +90,7 @@ def open_onnx_cuda(
 
     return open_lanes(
         name or path.stem,
-        f"onnxruntime {ort.__version__} CUDA",
+        runtime,
         device=device,
         buckets=buckets,
         inputs=len(described.inputs),

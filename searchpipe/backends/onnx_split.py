@@ -70,6 +70,11 @@ class SplitGraph:
     steps: list[GraphStep | ProductStep]
     between: dict[str, Between]
 
+    @property
+    def products(self) -> int:
+        """How many of the steps are products."""
+        return sum(isinstance(step, ProductStep) for step in self.steps)
+
 
 @dataclass(slots=True)
 class _Piece:

@@ -14,6 +14,12 @@ GRAPH_BYTES = 2 * MIB
 WORKSPACE_BYTES = 112 * MIB
 """cuBLAS, cuDNN, rounding: an H200 took 438 MiB where activations and 42 graphs explain 335."""
 
+EPILOGUES = "epilogues"
+"""Ends the name of the part for them."""
+
+EPILOGUE_WORKSPACE_BYTES = 32 * MIB
+"""What cuBLASLt's products may use (:data:`searchpipe.backends.cublaslt.WORKSPACE_BYTES`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class TransformerShape:
@@ -24,6 +30,7 @@ class TransformerShape:
         intermediate: width inside the feed-forward block.
         heads: attention heads.
         itemsize: bytes of a weight and of an activation.
+        layers: attention and feed-forward blocks.
         fused_attention: whether the tokens x tokens scores stay inside a kernel.
     """
 
@@ -31,6 +38,7 @@ class TransformerShape:
     intermediate: int = 1536
     heads: int = 12
     itemsize: int = 2
+    layers: int = 12
     fused_attention: bool = True
 
     def activation_bytes(self, rows: int, tokens: int) -> int:
@@ -66,7 +74,9 @@ def shape_of(model: Path) -> TransformerShape:
     hidden = shape[1]
     products = [graph.shape(node.input[1]) for node in graph.nodes if node.op_type in ("MatMul", "Gemm")]
     widths = [max(dims) for dims in products if len(dims) == 2 and hidden in dims]
-    return TransformerShape(hidden=hidden, intermediate=max(widths, default=4 * hidden))
+    intermediate = max(widths, default=4 * hidden)
+    layers = sum(dims == (hidden, intermediate) for dims in products)
+    return TransformerShape(hidden=hidden, intermediate=intermediate, layers=max(1, layers))
 
 
 def model_parts(
@@ -77,6 +87,7 @@ def model_parts(
     lanes: int,
     slots: int,
     output_width: int = 1,
+    epilogues: bool = False,
 ) -> list[Part]:
     """What a model prepared by ONNX Runtime in half precision takes, on each of ``lanes`` streams.
 
@@ -87,6 +98,7 @@ def model_parts(
         lanes: copies that compute side by side.
         slots: of the staging ring.
         output_width: float32 values a row.
+        epilogues: whether cuBLASLt computes products between pieces of the graph.
 
     Raises:
         ModelError, MissingDependencyError: see :func:`shape_of`.
@@ -100,10 +112,22 @@ def model_parts(
         work,
         Part(f"{name} runtime", WORKSPACE_BYTES, "workspaces of ONNX Runtime's libraries"),
     ]
+    if epilogues:
+        parts.append(epilogues_part(f"{name} {EPILOGUES}", shape, rows * tokens))
     return [
         *(Part(p.name, lanes * p.nbytes, f"{p.note}, {lanes} lane(s)", p.peak) for p in parts),
         ring_part(f"{name} slots", slots=slots, rows=rows, tokens=tokens, output_width=output_width),
     ]
+
+
+def epilogues_part(name: str, shape: TransformerShape, tokens: int) -> Part:
+    """What the pieces of a graph that is cut at its products take besides, for ``tokens`` at once.
+
+    Each piece is a session of ONNX Runtime, which keeps its own activations: of a layer's attention key,
+    value, result and projection, and after the wide product one more of the stream.
+    """
+    nbytes = shape.layers * 5 * tokens * shape.hidden * shape.itemsize + EPILOGUE_WORKSPACE_BYTES
+    return Part(name, nbytes, f"{2 * shape.layers} pieces of the graph for {tokens:,} tokens")
 
 
 def weights_part(name: str, model: Path, *, stored_itemsize: int, itemsize: int) -> Part:

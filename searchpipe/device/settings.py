@@ -37,6 +37,8 @@ class GpuSettings(Settings, frozen=True):
         device: ordinal of the GPU.
         lanes: batches of a model that may compute side by side.
         slots: staging slots of a model; at least one more than lanes lets copies overlap.
+        epilogues: let cuBLASLt compute some of the cross-encoder's products with what follows them, if
+            the memory for it is at most a tenth of what may be planned with.
         memory_mb: device memory that the pipeline may plan with in all, in MiB; 0 for what is free.
         reserve_mb: device memory that must stay free, in MiB.
         encoder: the encoder's files.
@@ -47,6 +49,7 @@ class GpuSettings(Settings, frozen=True):
     device: _Count = 0
     lanes: _Lanes = 1
     slots: _Slots = 3
+    epilogues: bool = True
     memory_mb: _Count = 0
     reserve_mb: _Count = 512
     encoder: GpuModelSettings = GpuModelSettings()

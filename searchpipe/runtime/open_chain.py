@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from searchpipe.backends.host_engine import host_executor
 from searchpipe.backends.onnx_cpu import OnnxCpuEngine
 from searchpipe.backends.onnx_cuda import open_onnx_cuda
 from searchpipe.backends.onnx_prepare import PrepareOptions, prepare_onnx
+from searchpipe.backends.onnx_split import KINDS
 from searchpipe.backends.tensorrt import open_tensorrt
 from searchpipe.models.cache import default_cache_dir
 from searchpipe.models.settings import LocalModel
@@ -22,6 +24,8 @@ from searchpipe.runtime.links import Link, Opened, check_device
 if TYPE_CHECKING:
     from searchpipe import _core
 
+_LOG = logging.getLogger("searchpipe.gpu")
+
 
 @dataclass(frozen=True, slots=True)
 class ChainOptions:
@@ -31,6 +35,8 @@ class ChainOptions:
     prepared for; empty for a grid up to ``max_rows`` rows and ``max_tokens`` tokens.
     ``packed``: ONNX Runtime on the GPU runs cross-encoders on rows without padding, as many
     and as long as ``buckets`` allow; padded rows where a model has no such form.
+    ``epilogues``: of :data:`searchpipe.backends.onnx_split.KINDS`, products of packed rows that
+    cuBLASLt computes with their bias and GELU, where it can; they take more device memory.
     ``token_step``: see :func:`searchpipe.runtime.buckets.choose_packed_buckets`.
     ``lanes``, ``slots``: see :func:`searchpipe.backends.device_engine.open_lanes`.
     ``threads``: of the CPU engine, 0 for all cores. ``plan``: a TensorRT plan with its
@@ -45,6 +51,7 @@ class ChainOptions:
     max_rows: int = 256
     max_tokens: int = 128
     packed: bool = True
+    epilogues: Sequence[str] = KINDS
     token_step: int = 1024
     lanes: int = 1
     slots: int = 3
@@ -110,18 +117,38 @@ def _onnx_cuda_packed(model: LocalModel, buckets: list[Bucket], options: ChainOp
         max_rows=max(rows for rows, _ in buckets), longest_row=longest_row, token_step=options.token_step
     )
     prepared = _prepare(model, options, PrepareOptions(packed=True))
-    return _opened(
-        open_onnx_cuda(
+
+    def opened(epilogues: Sequence[str]) -> DeviceEngine:
+        return open_onnx_cuda(
             prepared,
             device,
             packed,
             longest_row=longest_row,
             lanes=options.lanes,
             slots=options.slots,
+            epilogues=epilogues,
             name=model.name,
-        ),
-        device,
-    )
+        )
+
+    engine = _with_epilogues(model, opened, options.epilogues) if options.epilogues else None
+    return _opened(engine or opened(()), device)
+
+
+def _with_epilogues(
+    model: LocalModel, opened: Callable[[Sequence[str]], DeviceEngine], epilogues: Sequence[str]
+) -> DeviceEngine | None:
+    """The engine with them; None where cuBLASLt, the model or the memory does not allow it."""
+    try:
+        engine = opened(epilogues)
+    except Exception as error:  # libraries raise what they like; without epilogues the reason is found again
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        if not engine.not_captured:
+            return engine
+        reason = next(iter(engine.not_captured.values()))
+        engine.close()  # one call for each step and batch costs more than they save
+    _LOG.info("%s on packed rows goes without cuBLASLt's epilogues: %s", model.name, reason)
+    return None
 
 
 def _prepare(model: LocalModel, options: ChainOptions, prepare: PrepareOptions) -> Path:

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from searchpipe.device.estimates import TransformerShape, activations_part, ring_part, weights_part
+from searchpipe.device.estimates import (
+    EPILOGUE_WORKSPACE_BYTES,
+    TransformerShape,
+    activations_part,
+    epilogues_part,
+    ring_part,
+    weights_part,
+)
 from searchpipe.device.plan import MIB, DevicePlan, Part
 from searchpipe.errors import DeviceMemoryError, EngineError
 
@@ -88,6 +95,11 @@ def test_the_largest_bucket_counts_for_activations_and_every_bucket_for_graphs()
     two = activations_part("a", shape, [(8, 16), (256, 128)])
     assert two.nbytes - one.nbytes == 2 * MIB
     assert activations_part("a", shape, []).nbytes == 0
+
+
+def test_pieces_of_a_graph_keep_their_activations_layer_by_layer():
+    shape = TransformerShape(hidden=100, layers=3)
+    assert epilogues_part("e", shape, 1000).nbytes == 3 * 5 * 1000 * 100 * 2 + EPILOGUE_WORKSPACE_BYTES
 
 
 def test_a_ring_is_slots_of_inputs_and_outputs():
