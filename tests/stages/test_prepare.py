@@ -278,12 +278,12 @@ def test_vectors_in_one_array_are_read_in_place():
         assert said(pages(Busy(seed), catalog=Indexed())) == said(pages(Busy(seed)))
 
 
-def test_the_candidates_that_scores_may_bring_onto_the_page_are_read_ahead():
+def test_the_candidates_that_are_likely_on_the_page_are_read_ahead():
     catalog = Indexed()
     page = pages(Busy(), catalog=catalog, count=400)
     [docs] = catalog.touched
     ranked = np.random.default_rng(0).permutation(CATALOG)
-    assert docs == ranked[:256].tolist()
+    assert docs == ranked[:64].tolist()
     assert said(page) == said(pages(Unhurried(), catalog=Indexed(), count=400))
     pages(Unhurried(), catalog=catalog)
     assert len(catalog.touched) == 1  # there was no gap
