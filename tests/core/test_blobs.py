@@ -97,7 +97,7 @@ def test_rows_that_are_read_ahead_are_bounded() -> None:
         _core.touch_rows(np.zeros((3, 1 << 19), np.float32), np.arange(3, dtype=np.int32), seconds=1.0) == 0
     )
     with pytest.raises(TypeError, match="float32"):
-        _core.touch_rows(vectors.astype(np.float64), docs)  # type: ignore[arg-type]
+        _core.touch_rows(vectors.astype(np.float64), docs)
     with pytest.raises(ValueError, match="C-contiguous"):
         _core.touch_rows(vectors[:, ::2], docs)
 
