@@ -1,8 +1,8 @@
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, final
+from typing import Any, Generic, Literal, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,10 +202,37 @@ def take(
     *,
     rest: bool = False,
 ) -> tuple[NDArray[np.int32], list[NDArray[np.float32]]]: ...
-def place_reasons(
-    docs: NDArray[np.int32], orders: Mapping[str, NDArray[np.int32]], *, sources: Sequence[str], fused: str
-) -> list[tuple[str, ...]]: ...
-def score_rows(columns: Mapping[str, NDArray[Any]], *, rows: int) -> list[dict[str, float]]: ...
+
+@final
+class Blobs:
+    def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None: ...
+    def __len__(self) -> int: ...
+    def one(self, number: int) -> bytes: ...
+    def texts(self, docs: NDArray[Any]) -> list[str]: ...
+    def json_list(self, docs: NDArray[Any]) -> bytes: ...
+    def touch(self, docs: NDArray[Any], *, seconds: float = 0.0003) -> int: ...
+
+@final
+class HitWriter(Generic[_T]):
+    def __init__(
+        self,
+        hit: type[_T],
+        *,
+        ranked: Sequence[str],
+        sources: Sequence[str],
+        fused: str,
+        final: Sequence[str],
+    ) -> None: ...
+    def write(
+        self,
+        docs: NDArray[np.int32],
+        ids: Iterable[str],
+        fields: Iterable[Any],
+        scores: dict[str, Any],
+        orders: dict[str, Any],
+        moved: dict[int, str],
+    ) -> list[_T]: ...
+
 def slotted(cls: type[_T], rows: Iterable[tuple[Any, ...]]) -> list[_T]: ...
 
 class CostModel:
@@ -255,8 +282,13 @@ class Selection:
     def gains(self) -> NDArray[np.float32]: ...
     @property
     def relaxed(self) -> NDArray[np.bool_]: ...
+    @property
+    def count_relaxed(self) -> int: ...
+    @property
+    def count_changed(self) -> int: ...
     def __len__(self) -> int: ...
 
+def touch_rows(vectors: NDArray[np.float32], rows: NDArray[np.int32], *, seconds: float = 0.0003) -> int: ...
 def mmr(
     relevance: NDArray[np.float32],
     vectors: NDArray[np.float32],

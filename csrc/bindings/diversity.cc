@@ -10,24 +10,47 @@
 #include "core/message.h"
 #include "core/mmr.h"
 #include "core/selection.h"
+#include "core/touch.h"
 
 namespace py = pybind11;
 
 namespace searchpipe::bindings {
 namespace {
 
-// A Selection whose arrays Python owns.
-struct BoundSelection {
-  py::array_t<std::int32_t> order;
-  py::array_t<float> gains;
-  py::array_t<bool> relaxed;
-};
+// A Selection whose arrays Python owns. Each is made when it is first asked for: few are.
+class BoundSelection {
+ public:
+  explicit BoundSelection(Selection&& selection) : selection_(std::move(selection)) {}
 
-BoundSelection to_python(Selection&& selection) {
-  py::array_t<bool> relaxed(static_cast<py::ssize_t>(selection.relaxed.size()));
-  std::copy(selection.relaxed.begin(), selection.relaxed.end(), relaxed.mutable_data());
-  return {to_array(std::move(selection.order)), to_array(std::move(selection.gains)), std::move(relaxed)};
-}
+  const py::object& order() { return made(order_, selection_.order); }
+  const py::object& gains() { return made(gains_, selection_.gains); }
+  const py::object& relaxed() {
+    if (!relaxed_) {
+      py::array_t<bool> flags(static_cast<py::ssize_t>(size()));
+      std::copy(selection_.relaxed.begin(), selection_.relaxed.end(), flags.mutable_data());
+      relaxed_ = std::move(flags);
+    }
+    return relaxed_;
+  }
+
+  std::size_t size() const { return selection_.relaxed.size(); }
+  std::size_t count_relaxed() const {
+    return size() - static_cast<std::size_t>(
+                        std::count(selection_.relaxed.begin(), selection_.relaxed.end(), std::uint8_t{0}));
+  }
+  std::size_t count_changed() const { return count_changed_; }
+
+ private:
+  template <class T>
+  const py::object& made(py::object& array, std::vector<T>& values) {
+    if (!array) array = to_array(std::move(values));
+    return array;
+  }
+
+  Selection selection_;
+  std::size_t count_changed_ = changed_places(selection_.order);
+  py::object order_, gains_, relaxed_;
+};
 
 // The matrix is borrowed, not copied: it is large, and a hidden copy would cost more than the selection.
 py::array_t<float> matrix(const py::object& value) {
@@ -128,7 +151,7 @@ BoundSelection mmr(const py::object& relevance, const py::object& vectors, std::
     selection = select_mmr(inputs.relevance.span().data(), inputs.vectors.data(), inputs.size, inputs.dim,
                            places, trade_off, scale, rules, inputs.row_of());
   }
-  return to_python(std::move(selection));
+  return BoundSelection(std::move(selection));
 }
 
 BoundSelection dpp(const py::object& relevance, const py::object& vectors, std::int64_t k, double trade_off,
@@ -142,7 +165,7 @@ BoundSelection dpp(const py::object& relevance, const py::object& vectors, std::
     selection = select_dpp(inputs.relevance.span().data(), inputs.vectors.data(), inputs.size, inputs.dim,
                            places, trade_off, rules, inputs.row_of());
   }
-  return to_python(std::move(selection));
+  return BoundSelection(std::move(selection));
 }
 
 BoundSelection by_relevance(const py::object& relevance, std::int64_t k, const QuotaArgument& quotas) {
@@ -154,7 +177,25 @@ BoundSelection by_relevance(const py::object& relevance, std::int64_t k, const Q
     const py::gil_scoped_release released;
     selection = select_by_relevance(values.span().data(), values.span().size(), places, rules);
   }
-  return to_python(std::move(selection));
+  return BoundSelection(std::move(selection));
+}
+
+std::size_t touch_rows(const py::object& vectors, const py::object& row_numbers, double seconds) {
+  const py::array_t<float> values = matrix(vectors);
+  const auto rows = input_vector<std::int32_t>(row_numbers, "rows");
+  const auto count = static_cast<std::int64_t>(values.shape(0));
+  const auto bytes = static_cast<std::size_t>(values.shape(1)) * sizeof(float);
+  const auto* const begin = reinterpret_cast<const std::byte*>(values.data());
+  Touch memory(seconds);
+  const py::gil_scoped_release released;
+  std::size_t touched = 0;
+  for (const std::int32_t row : rows.span()) {
+    const bool exists = row >= 0 && row < count;  // whoever wants another will say so
+    if (!memory.has_time()) break;
+    if (exists && !memory.read({begin + static_cast<std::size_t>(row) * bytes, bytes}, bytes)) break;
+    ++touched;
+  }
+  return touched;
 }
 
 std::shared_ptr<Quota> make_quota(const py::object& groups, std::int64_t limit, std::int64_t window) {
@@ -191,17 +232,19 @@ Raises:
                              R"(Candidates in the order of their places. Made by mmr, dpp, by_relevance.
 
 The arrays are the caller's own; threads that share a Selection must not write to them.)")
-      .def_readonly("order", &BoundSelection::order,
-                    "int32 ``(m,)``: the candidate of each place, each at most once.")
-      .def_readonly("gains", &BoundSelection::gains,
-                    "float32 ``(m,)``: the value of what was maximised, when that place was filled.")
-      .def_readonly("relaxed", &BoundSelection::relaxed,
-                    "bool ``(m,)``: True where every candidate left would have broken a quota.")
-      .def("__len__", [](const BoundSelection& selection) { return selection.order.size(); })
+      .def_property_readonly("order", &BoundSelection::order,
+                             "int32 ``(m,)``: the candidate of each place, each at most once.")
+      .def_property_readonly("gains", &BoundSelection::gains,
+                             "float32 ``(m,)``: the value of what was maximised, when that place was filled.")
+      .def_property_readonly("relaxed", &BoundSelection::relaxed,
+                             "bool ``(m,)``: True where every candidate left would have broken a quota.")
+      .def_property_readonly("count_relaxed", &BoundSelection::count_relaxed,
+                             "Places where ``relaxed`` is True.")
+      .def_property_readonly("count_changed", &BoundSelection::count_changed,
+                             "Places whose candidate has another number than the place, from 0.")
+      .def("__len__", &BoundSelection::size)
       .def("__repr__", [](const BoundSelection& selection) {
-        py::ssize_t relaxed = 0;
-        for (py::ssize_t i = 0; i < selection.relaxed.size(); ++i) relaxed += selection.relaxed.at(i) ? 1 : 0;
-        return message("Selection(", selection.order.size(), " places, ", relaxed, " relaxed)");
+        return message("Selection(", selection.size(), " places, ", selection.count_relaxed(), " relaxed)");
       });
 }
 
@@ -289,6 +332,14 @@ Raises:
 
 Any number of threads may call it; the GIL is released. The array must not be written to meanwhile.)",
         py::arg("relevance"), py::kw_only(), py::arg("k"), py::arg("quotas") = py::none());
+
+  m.def(
+      "touch_rows", &touch_rows, py::arg("vectors"), py::arg("rows"), py::kw_only(),
+      py::arg("seconds") = Touch::kSeconds,
+      R"(Read `rows`, int32 (n,), of `vectors`, float32 (any, d), so that they are in the processor's caches.
+
+Returns how many were read. It ends after 1 MiB and after `seconds` (0 to 1), or the one page fault in which they pass.
+Rows that do not exist are passed over. Raises TypeError, ValueError as mmr. Threads: any; the GIL is released.)");
 }
 
 }  // namespace searchpipe::bindings

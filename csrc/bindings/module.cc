@@ -10,6 +10,8 @@ PYBIND11_MODULE(_core, m) {
   register_diversity(m);
   register_fusion(m);
   register_candidates(m);
+  register_blobs(m);
+  register_hit_writer(m);
   register_page(m);
   register_cost_model(m);
   register_histogram(m);

@@ -1,5 +1,6 @@
 #include "core/directions.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace searchpipe {
@@ -17,11 +18,18 @@ float Directions::find_scale(std::size_t row) const {
 void Directions::pick(std::size_t row) {
   const float* const values = vector(row);
   const float factor = scale(row);
-  // std::vector grows geometrically: the caller's k may be far beyond what is ever picked.
+  // A page's picks without growing. std::vector then grows geometrically: the caller's k may be far beyond
+  // what is ever picked.
+  constexpr std::size_t kPage = 16, kMostFloats = std::size_t{1} << 14;
+  if (picked_.empty()) picked_.reserve(std::min(kPage * dim_, std::max(kMostFloats, dim_)));
   picked_.resize(picked_.size() + dim_);
   float* unit = picked_.data() + picked_.size() - dim_;
   if (factor == kNone) return;
-  const double wide = factor > 0.0f ? factor : 1.0 / std::sqrt(dot_wide(values, values, dim_));
+  if (factor > 0.0f) {
+    for (std::size_t i = 0; i < dim_; ++i) unit[i] = values[i] * factor;
+    return;
+  }
+  const double wide = 1.0 / std::sqrt(dot_wide(values, values, dim_));
   for (std::size_t i = 0; i < dim_; ++i) unit[i] = static_cast<float>(values[i] * wide);
 }
 

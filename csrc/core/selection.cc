@@ -127,6 +127,14 @@ Selection select_by_relevance(const float* relevance, std::size_t size, std::siz
   return select_greedily(objective, k, quotas);
 }
 
+std::size_t changed_places(const std::vector<std::int32_t>& order) {
+  std::size_t changed = 0;
+  for (std::size_t place = 0; place < order.size(); ++place) {
+    changed += static_cast<std::size_t>(order[place]) != place ? 1 : 0;
+  }
+  return changed;
+}
+
 void check_relevance(const float* relevance, std::size_t size) {
   for (std::size_t i = 0; i < size; ++i) {
     if (!std::isfinite(relevance[i])) {

@@ -15,6 +15,9 @@ struct Selection {
   std::vector<std::uint8_t> relaxed;  // 1 where every candidate left would have broken a quota
 };
 
+// Places that another candidate than the one of their number has.
+std::size_t changed_places(const std::vector<std::int32_t>& order);
+
 // What a greedy selection maximises at every place. Values may only fall as picks are made (the objective is
 // submodular): a value computed earlier is then an upper bound, and candidates whose bound is already below a
 // current value need not be looked at. The result is that of recomputing everything at every place.

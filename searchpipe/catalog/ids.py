@@ -48,7 +48,11 @@ class IdTable:
 
     def ids(self, docs: Any) -> list[str]:
         """Return the ids of ``docs`` (int ``(n,)``). Raises IndexError for an ordinal that does not exist."""
-        return [found.decode() for found in self._blobs.many(docs)]
+        return self._blobs.texts(docs)
+
+    def touch(self, docs: Any) -> int:
+        """Read the ids of ``docs`` ahead: :meth:`searchpipe.catalog.storage.BlobStore.touch`."""
+        return self._blobs.touch(docs)
 
     def ordinal(self, product_id: str) -> int | None:
         """Return the ordinal of ``product_id``, or None."""

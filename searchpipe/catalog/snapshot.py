@@ -118,8 +118,36 @@ class Snapshot:
         return self._open_parts.ids.ordinal(product_id)
 
     def fields(self, docs: Array) -> list[dict[str, Any]]:
-        """Return the display fields of ``docs``. Raises IndexError for an ordinal outside."""
-        return list(map(_DECODE, self._open_parts.fields.many(docs)))
+        """Return the display fields of ``docs``.
+
+        Raises:
+            IndexError: an ordinal outside.
+            SnapshotCorruptError: what is stored is no JSON any more.
+
+        """
+        # One list: a call for each document would cost as much as decoding it.
+        try:
+            found: list[dict[str, Any]] = _DECODE(self._open_parts.fields.json_list(docs))
+        except msgspec.DecodeError as error:
+            raise SnapshotCorruptError(
+                f"fields.blob in {self.path} holds no JSON: {error}.", cure=REBUILD
+            ) from error
+        if len(found) != len(docs):
+            raise SnapshotCorruptError(
+                f"fields.blob in {self.path} holds {len(found)} products instead of {len(docs)}.",
+                cure=REBUILD,
+            )
+        return found
+
+    def touch(self, docs: Array) -> None:
+        """Read ahead, best first, what :meth:`id_of` and :meth:`fields` read of ``docs``.
+
+        It ends after 0.6 ms or, on a slow disk, two documents, and 2 MiB. Ordinals outside are passed
+        over. The GIL is released.
+        """
+        parts = self._open_parts
+        parts.ids.touch(docs)
+        parts.fields.touch(docs)
 
     def vectors(self, docs: Array) -> Float32:
         """Return the vectors of ``docs``, copied: float32 ``(n, dim)``; IndexError for an ordinal outside."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from searchpipe import _core
 from searchpipe.arrays import Int32
@@ -23,10 +22,21 @@ class Display(Protocol):
         ...
 
 
+@runtime_checkable
+class Touchable(Protocol):
+    """A :class:`Display` that can bring documents into memory and caches before they are shown."""
+
+    def touch(self, docs: Int32) -> None:
+        """Read ahead within a bound of its own, best first."""
+        ...
+
+
 _SOURCES = ("lexical", "dense")
 _RANKED = (*_SOURCES, "fused", "prerank", "score", "diversify")
 _FINAL = ("blend", "prerank", "fused")
 """The last order that there is decides on a hit's score."""
+_AHEAD = 64
+"""Candidates that are read ahead, the likeliest to be shown: each costs the thread about a microsecond."""
 
 
 class BuildPage:
@@ -39,41 +49,28 @@ class BuildPage:
 
     def __init__(self, display: Display) -> None:
         self._display = display
+        self._touchable = display if isinstance(display, Touchable) else None
+        self.prepares = self._touchable is not None
+        self._writer = _core.HitWriter(Hit, ranked=_RANKED, sources=_SOURCES, fused="fused", final=_FINAL)
+
+    def prepare(self, work: Work) -> None:
+        """Read ahead what the page may show: of a large catalog little is in the processor's caches."""
+        if self._touchable is not None and work.candidates is not None:
+            self._touchable.touch(work.candidates.docs[:_AHEAD])
 
     def run(self, work: Work) -> None:
         """Build the hits."""
         candidates = work.candidates
         assert candidates is not None
-        n = min(work.query.k, len(candidates))
+        n = min(work.query.k, len(candidates.docs))
         if not n:
             work.hits = []
             return
         docs = candidates.docs[:n]
         with work.step(self.name, n):
-            ids = self._display.id_of(docs)
-            fields = self._display.fields(docs)
-            scores = _core.score_rows(candidates.scores, rows=n)
-            reasons = _reasons(work, docs)
-            rows = zip(range(1, n + 1), ids, map(_final, scores), scores, fields, reasons, strict=True)
-            work.hits = _core.slotted(Hit, rows)
+            ids, fields = self._display.id_of(docs), self._display.fields(docs)
+            work.hits = self._writer.write(docs, ids, fields, candidates.scores, work.orders, work.moved)
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
         return "ids, display fields, scores and reasons"
-
-
-def _final(scores: Mapping[str, float]) -> float:
-    for name in _FINAL:
-        if name in scores:
-            return scores[name]
-    return 0.0
-
-
-def _reasons(work: Work, docs: Int32) -> list[tuple[str, ...]]:
-    """For each of ``docs``, where the sources and stages put it, in the order of the stages, and why else."""
-    orders = {name: order for name in _RANKED if (order := work.orders.get(name)) is not None and len(order)}
-    reasons = _core.place_reasons(docs, orders, sources=_SOURCES, fused="fused")
-    if work.moved:
-        why = [work.moved.get(doc) for doc in docs.tolist()]
-        return [(*known, more) if more else known for known, more in zip(reasons, why, strict=True)]
-    return reasons

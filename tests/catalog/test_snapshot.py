@@ -156,6 +156,7 @@ def test_after_close_there_is_an_error_and_what_was_held_stays(published: Path) 
         lambda: snapshot.columns,
         lambda: snapshot.mask({}),
         lambda: snapshot.tokens,
+        lambda: snapshot.touch(np.arange(2)),
     )
     for use in uses:
         with pytest.raises(ClosedError, match="closed"):
@@ -171,6 +172,22 @@ def test_ordinals_outside_are_refused(published: Path, docs: list[int]) -> None:
         for use in (snapshot.id_of, snapshot.fields, snapshot.vectors):
             with pytest.raises(IndexError):
                 use(np.array(docs))
+        snapshot.touch(np.array(docs))  # reads ahead what there is
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"1,"])
+def test_fields_that_are_damaged_under_an_open_snapshot_are_an_error_of_their_own(
+    copy: Path, damage: bytes
+) -> None:
+    path = build_in(copy) / "fields.blob"
+    with Snapshot.open(copy) as snapshot:
+        ends = np.fromfile(path.with_suffix(".ends"), np.int64)
+        with path.open("r+b") as file:  # in place: the size stays, the maps see it
+            file.write((damage * int(ends[1]))[: int(ends[1]) - 1] + b"1")
+        with pytest.raises(SnapshotCorruptError, match=r"fields\.blob.*Index the catalog again"):
+            snapshot.fields(np.array([0, 1]))
+        assert len(snapshot.fields(np.array([1, 2]))) == 2
+        snapshot.touch(np.arange(3))
 
 
 def test_ids_are_found_and_others_are_not(published: Path) -> None:

@@ -252,14 +252,54 @@ def test_in_steps_there_is_no_gap():
     assert catalog.asked == [50, 50]
 
 
+class Indexed(Catalog):
+    """Has its vectors in one array, and reads ahead what is shown."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.error = error
+        self.touched = []
+
+    @property
+    def dense(self):
+        return type("Dense", (), {"vectors": self.matrix})
+
+    def vectors(self, docs):
+        raise AssertionError("copied")
+
+    def touch(self, docs):
+        self.touched.append(docs.tolist())
+        if self.error is not None:
+            raise self.error
+
+
 def test_vectors_in_one_array_are_read_in_place():
-    class Indexed(Catalog):
-        @property
-        def dense(self):
-            return type("Dense", (), {"vectors": self.matrix})
-
-        def vectors(self, docs):
-            raise AssertionError("copied")
-
     for seed in range(5):
         assert said(pages(Busy(seed), catalog=Indexed())) == said(pages(Busy(seed)))
+
+
+def test_the_candidates_that_are_likely_on_the_page_are_read_ahead():
+    catalog = Indexed()
+    page = pages(Busy(), catalog=catalog, count=400)
+    [docs] = catalog.touched
+    ranked = np.random.default_rng(0).permutation(CATALOG)
+    assert docs == ranked[:64].tolist()
+    assert said(page) == said(pages(Unhurried(), catalog=Indexed(), count=400))
+    pages(Unhurried(), catalog=catalog)
+    assert len(catalog.touched) == 1  # there was no gap
+    pages(Busy(), catalog=catalog, count=0)
+    assert len(catalog.touched) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), MemoryError()])
+def test_reading_ahead_may_fail(error):
+    catalog = Indexed(error)
+    page = pages(Busy(), catalog=catalog)
+    assert len(catalog.touched) == 1
+    assert not page.degraded
+    assert said(page) == said(pages(Unhurried(), catalog=Indexed()))
+
+
+def test_only_a_display_that_can_read_ahead_prepares():
+    assert BuildPage(Indexed()).prepares
+    assert not BuildPage(Catalog()).prepares
