@@ -8,12 +8,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 OUT_OF_MEMORY = 2
 ILLEGAL_ADDRESS = 700
 LAUNCH_FAILED = 719
+_CUDA_13 = 13000
+_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def real_driver_present() -> bool:
@@ -49,6 +53,30 @@ def build(flags: tuple[str, ...] = ("-O1",)) -> Path | None:
         subprocess.run([*command, "-o", str(building)], check=True)
         building.replace(library)
     return library
+
+
+class HostFunctions:
+    """Python functions as work on streams of the fake, run on the stream's own thread. Kept as long as this."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(os.environ["SEARCHPIPE_LIBCUDA"])
+        found, status = ctypes.c_void_p(), ctypes.c_int()
+        code = library.cuGetProcAddress_v2(
+            b"cuLaunchHostFunc", ctypes.byref(found), _CUDA_13, ctypes.c_uint64(0), ctypes.byref(status)
+        )
+        assert code == 0
+        assert found.value
+        launch = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, _HOST_FUNCTION, ctypes.c_void_p)
+        self._launch = launch(found.value)
+        self._kept: list[Any] = []  # a captured graph calls them for as long as it lives
+
+    def put(self, stream: int, function: Callable[[], None]) -> None:
+        """Call `function` once everything before it on the stream is done."""
+        held = _HOST_FUNCTION(lambda _data: function())
+        self._kept.append(held)
+        code = self._launch(stream, held, None)
+        if code != 0:
+            raise RuntimeError(f"CUDA error {code} (fake)")
 
 
 class FakeDriver:
