@@ -60,16 +60,13 @@ class AheadWorld:
         policy: CoalescePolicy | None = None,
         use_cuvs: bool = False,
     ) -> None:
-        engines = [
-            kernel_engine(device, [(1, 16), (4, 16)], [], output_width=DIM) for _ in range(lanes)
-        ]
-        ring = _core.StagingRing(engines, slots=slots)
+        def engine() -> Opened:
+            engines = [kernel_engine(device, [(1, 16), (4, 16)], [], output_width=DIM) for _ in range(lanes)]
+            closing = [it.close for it in engines]
+            ring = _core.StagingRing(engines, slots=slots)
+            return Opened(ring, lambda: [close() for close in closing] and None, on_gpu=True)
 
-        def close() -> None:
-            for engine in engines:
-                engine.close()
-
-        self.chain = EngineChain([Link("gpu", lambda: Opened(ring, close))])
+        self.chain = EngineChain([Link("gpu", engine)])
         model: Any = SimpleNamespace(kind="encoder", name="rows", max_tokens=16)
         tokenizer: Any = SimpleNamespace(cls_id=101, sep_id=102, pad_id=0)
         self.encoder = ChainTextEncoder(model, self.chain, tokenizer)
@@ -78,12 +75,16 @@ class AheadWorld:
         self.vectors = rng.standard_normal((COUNT, DIM)).astype(np.float32)
         lists = 16 if "ivf" in kind else 0
         plan = choose_index(
-            COUNT, DIM, 1 << 30, kind=kind, codes=codes, lists=lists, probes=lists  # type: ignore[arg-type]
+            COUNT,
+            DIM,
+            1 << 30,
+            kind=kind,
+            codes=codes,
+            lists=lists,
+            probes=lists,  # type: ignore[arg-type]
         )
         self.stream = _core.Stream(device)
-        self.gpu = GpuIndex(
-            plan, self.vectors, stream=self.stream.handle, faiss=faiss_gpu, use_cuvs=use_cuvs
-        )
+        self.gpu = GpuIndex(plan, self.vectors, stream=self.stream.handle, faiss=faiss_gpu, use_cuvs=use_cuvs)
         self.dispatcher = Dispatcher(self.gpu, policy=policy)
         self.index = FallbackIndex(self.dispatcher, SimpleNamespace(search=_no_host), max_k=self.gpu.max_k)
         self.dense = SharedDense(self.index)
