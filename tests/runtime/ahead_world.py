@@ -18,7 +18,7 @@ from searchpipe.recall.dispatcher import Dispatcher
 from searchpipe.recall.fallback import FallbackIndex
 from searchpipe.recall.gpu_index import GpuIndex
 from searchpipe.recall.policy import CoalescePolicy
-from searchpipe.recall.rule import choose_index
+from searchpipe.recall.rule import Codes, IndexKind, choose_index
 from searchpipe.recall.source import SharedDense
 from searchpipe.runtime.device_vectors import DeviceVectors
 from searchpipe.runtime.engine_chain import EngineChain, Link, Opened
@@ -50,8 +50,8 @@ class AheadWorld:
     def __init__(
         self,
         device: _core.Device,
-        kind: str = "flat",
-        codes: str | None = None,
+        kind: IndexKind = "flat",
+        codes: Codes | None = None,
         *,
         lexical: bool = False,
         limit: int = 256,
@@ -62,9 +62,13 @@ class AheadWorld:
     ) -> None:
         def engine() -> Opened:
             engines = [kernel_engine(device, [(1, 16), (4, 16)], [], output_width=DIM) for _ in range(lanes)]
-            closing = [it.close for it in engines]
             ring = _core.StagingRing(engines, slots=slots)
-            return Opened(ring, lambda: [close() for close in closing] and None, on_gpu=True)
+
+            def close() -> None:
+                while engines:
+                    engines.pop().close()
+
+            return Opened(ring, close, on_gpu=True)
 
         self.chain = EngineChain([Link("gpu", engine)])
         model: Any = SimpleNamespace(kind="encoder", name="rows", max_tokens=16)
@@ -81,7 +85,7 @@ class AheadWorld:
             kind=kind,
             codes=codes,
             lists=lists,
-            probes=lists,  # type: ignore[arg-type]
+            probes=lists,
         )
         self.stream = _core.Stream(device)
         self.gpu = GpuIndex(plan, self.vectors, stream=self.stream.handle, faiss=faiss_gpu, use_cuvs=use_cuvs)

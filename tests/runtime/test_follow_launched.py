@@ -36,7 +36,7 @@ class Follower:
 
     def read(self) -> None:
         data = (ctypes.c_char * self.target.nbytes).from_address(self.target.address)
-        self.seen.append(np.frombuffer(data, np.float32).reshape(self.shape).copy())
+        self.seen.append(np.frombuffer(memoryview(data), np.float32).reshape(self.shape).copy())
 
     def follow(self) -> _core.Ticket | None:
         ticket = _core.follow_launched(self.target.address, self.stream.handle)
@@ -66,7 +66,7 @@ def test_the_other_stream_finds_the_rows(kind: str, device: _core.Device, fake: 
 
 
 def test_several_batches_are_all_followed(device: _core.Device, fake: FakeDriver) -> None:
-    built = ENGINES["graph"](device, [(1, 16)], output_width=WIDTH, slots=3, batch_tokens=48)
+    built = ENGINES["graph"](device, [(3, 4), (1, 16)], output_width=WIDTH, batch_tokens=48)
     it = Follower(device)
     ticket = prepare(built.scorer, it.target.address)
     followed: list[_core.Ticket | None] = []
@@ -128,7 +128,7 @@ def test_the_place_is_another_threads_to_follow(device: _core.Device) -> None:
 def test_what_was_left_to_the_worker_is_not_followed(device: _core.Device) -> None:
     # No slot for the third batch; three waves of one batch.
     for options in ({"slots": 2, "batch_tokens": 48}, {"slots": 3, "batch_tokens": 16}):
-        scorer = ENGINES["graph"](device, [(1, 16)], output_width=WIDTH, **options).scorer
+        scorer = ENGINES["graph"](device, [(3, 4), (1, 16)], output_width=WIDTH, **options).scorer
         it = Follower(device)
         ticket = prepare(scorer, it.target.address)
         assert following(scorer, ticket, it.target.address, it.stream.handle) is None
@@ -220,7 +220,7 @@ def test_a_readback_follows_its_stream(device: _core.Device, fake: FakeDriver) -
 
     def write() -> None:
         data = (ctypes.c_char * 40).from_address(memory.address)
-        np.frombuffer(data, np.float32)[:] = np.arange(10)
+        np.frombuffer(memoryview(data), np.float32)[:] = np.arange(10)
 
     fake.hold()
     it.functions.put(it.stream.handle, write)

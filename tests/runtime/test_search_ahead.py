@@ -16,6 +16,7 @@ from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.recall.ahead import DevicePending, Landings
 from searchpipe.recall.policy import CoalescePolicy
+from searchpipe.recall.rule import Codes, IndexKind
 from searchpipe.stages.base import PreparingStage, Work
 from tests.fakes.cuda_driver import FakeDriver
 
@@ -54,7 +55,7 @@ def open_world(device: _core.Device, fake: FakeDriver) -> Iterator[Open]:
 )
 @pytest.mark.parametrize(("lexical", "lanes"), [(False, 1), (True, 2)])
 def test_the_candidates_are_those_of_a_search_in_its_turn(
-    open_world: Open, kind: str, codes: str | None, lexical: bool, lanes: int
+    open_world: Open, kind: IndexKind, codes: Codes | None, lexical: bool, lanes: int
 ) -> None:
     world = open_world(kind, codes, lexical=lexical, lanes=lanes)
     for seed in range(6):
@@ -246,7 +247,7 @@ def test_another_engine_that_answers_after_all(open_world: Open) -> None:
     other = world.work(7)
 
     def again(found: Any, asked: dict[str, Any]) -> Any:
-        return world.encoder.encode([other.tokens], device_output=asked["device_output"])  # type: ignore[list-item]
+        return world.encoder.encode([other.tokens], device_output=asked["device_output"])
 
     plain = world.recalled(world.encoded(world.work(7), ahead=False))
     Wrapped(world, again)
@@ -262,7 +263,9 @@ def test_an_encoder_of_ones_own_need_not_know_of_it(open_world: Open) -> None:
     class Own:
         dim, predict = world.encoder.dim, world.encoder.predict
 
-        def encode(self, token_ids: Any, *, deadline: Any, priority: int, device_output: int = 0) -> Any:
+        def encode(
+            self, token_ids: Any, *, deadline: Any = None, priority: int = 0, device_output: int = 0
+        ) -> Any:
             return world.encoder.encode(token_ids, device_output=device_output)
 
     world.encode = type(world.encode)(Own(), world.encode._gate, places=world.places)
