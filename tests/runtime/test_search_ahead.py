@@ -210,7 +210,7 @@ class Wrapped:
     def __init__(self, world: AheadWorld, after: Callable[[Any, dict[str, Any]], Any]) -> None:
         self.encoder, self.after = world.encoder, after
         self.dim, self.predict = world.encoder.dim, world.encoder.predict
-        world.encode._forecasting = self  # type: ignore[assignment]
+        world.encode._forecasting = self
 
     def encode(self, token_ids: Any, **asked: Any) -> Any:
         return self.after(self.encoder.encode(token_ids, **asked), asked)
@@ -244,10 +244,11 @@ def test_an_encoder_that_gives_no_numbers(open_world: Open) -> None:
 
 def test_another_engine_that_answers_after_all(open_world: Open) -> None:
     world = open_world()
-    other = world.work(7)
+    tokens = world.work(7).tokens
+    assert tokens is not None
 
     def again(found: Any, asked: dict[str, Any]) -> Any:
-        return world.encoder.encode([other.tokens], device_output=asked["device_output"])
+        return world.encoder.encode([tokens], device_output=asked["device_output"])
 
     plain = world.recalled(world.encoded(world.work(7), ahead=False))
     Wrapped(world, again)
