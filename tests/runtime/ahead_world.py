@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from searchpipe import _core
 from searchpipe.cost_model import CostModel
@@ -27,7 +30,7 @@ from searchpipe.stages.base import Work
 from searchpipe.stages.encode import Encode
 from searchpipe.stages.recall import Recall
 from tests.fakes import faiss_gpu
-from tests.fakes.cuda_driver import HostFunctions
+from tests.fakes.cuda_driver import FakeDriver, HostFunctions
 from tests.runtime.row_model import kernel_engine
 
 DIM, COUNT = 16, 3000
@@ -145,3 +148,21 @@ def same(one: Work, other: Work) -> None:
         np.testing.assert_array_equal(column, other.candidates.scores[name])
     assert not one.degradations
     assert not other.degradations
+
+
+Open = Callable[..., AheadWorld]
+
+
+@pytest.fixture
+def open_world(device: _core.Device, fake: FakeDriver) -> Iterator[Open]:
+    opened: list[AheadWorld] = []
+
+    def make(*asked: Any, **options: Any) -> AheadWorld:
+        opened.append(AheadWorld(device, *asked, **options))
+        return opened[-1]
+
+    yield make
+    while opened:
+        opened.pop().close()
+    gc.collect()
+    assert (fake.device_bytes(), fake.pinned_bytes()) == (0, 0)
