@@ -16,6 +16,7 @@ PYBIND11_MODULE(_core, m) {
   register_cost_model(m);
   register_histogram(m);
   register_device(m);
+  register_readback(m);
   register_engine(m);
   register_request_cost(m);
   register_scorer(m);

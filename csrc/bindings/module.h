@@ -18,6 +18,7 @@ void register_page(pybind11::module_& m);
 void register_cost_model(pybind11::module_& m);
 void register_histogram(pybind11::module_& m);
 void register_device(pybind11::module_& m);
+void register_readback(pybind11::module_& m);      // after register_device
 void register_engine(pybind11::module_& m);        // after register_device
 void register_request_cost(pybind11::module_& m);  // after register_engine
 void register_scorer(pybind11::module_& m);        // after register_engine

@@ -173,6 +173,10 @@ const char* status_name(const Ticket& ticket) {
   return "unknown";
 }
 
+bool holds(const Ticket& ticket, const py::object& values) {
+  return ticket.holds(input_vector<float>(values, "values").span());
+}
+
 void on_done(Ticket& ticket, py::function callback) {
   GilFunction held(std::move(callback));
   py::gil_scoped_release release;
@@ -210,6 +214,8 @@ sys.unraisablehook.)")
       .def("scores", &scores, R"(A copy of the scores: float32 [n], or [n, output_width] where that is not 1.
 
 NaN where the deadline came before the row was begun. Raises RuntimeError unless the status is done.)")
+      .def("holds", &holds, py::arg("values"),
+           "Whether the status is done and `values`, float32, are all the scores in one row, bit for bit.")
       .def_property_readonly("rows", &Ticket::rows, "Rows that were asked for.")
       .def_property_readonly("scored", &Ticket::scored, "Rows that have been scored so far.")
       .def_property_readonly("error", &Ticket::error,
@@ -221,6 +227,15 @@ NaN where the deadline came before the row was begun. Raises RuntimeError unless
 void register_scorer(py::module_& m) {
   py::register_local_exception_translator(&translate);
   register_ticket(m);
+  m.def(
+      "follow_launched", &Scorer::follow_launched, py::arg("device_output"), py::arg("stream"),
+      R"(Let later work on `stream` wait for the rows that this thread has just launched: their Ticket, or None.
+
+For `meanwhile` of Scorer.run: what is put on the stream then (a handle, of the same device) finds the request's rows
+complete at `device_output`, the address that it was prepared with, and need not wait on the host. None, with nothing
+done, elsewhere, for another address, on an executor without a device, and unless this thread itself has begun all rows
+of the request: in the queue of others nobody knows their batch yet. Whether they came out well, the ticket tells later.
+Raises CudaError. Keeps the GIL: one short driver call.)");
 
   py::class_<ScorerStats>(m, "ScorerStats", "Counts since a scorer was made. A copy.")
       .def_readonly("requests", &ScorerStats::requests)

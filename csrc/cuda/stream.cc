@@ -76,9 +76,16 @@ Event::~Event() {
   }
 }
 
-void Event::record(const Stream& stream) {
+void Event::record(const Stream& stream) { record(stream.handle()); }
+
+void Event::record(StreamHandle stream) {
   CurrentContext current(*device_);
-  check(driver().cuEventRecord(handle_, stream.handle()), "cuEventRecord");
+  check(driver().cuEventRecord(handle_, stream), "cuEventRecord");
+}
+
+void Event::hold(StreamHandle stream) const {
+  CurrentContext current(*device_);
+  check(driver().cuStreamWaitEvent(stream, handle_, 0), "cuStreamWaitEvent");
 }
 
 bool Event::done() const {

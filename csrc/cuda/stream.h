@@ -50,6 +50,9 @@ class Event {
 
   EventHandle handle() const { return handle_; }
   void record(const Stream& stream);
+  // As record() and Stream::wait(), for a stream that is somebody else's.
+  void record(StreamHandle stream);
+  void hold(StreamHandle stream) const;  // its later work waits for the last record
   // True if the last record has been reached (or there was none).
   bool done() const;
   void synchronize() const;

@@ -53,6 +53,9 @@ class Executor {
   virtual Watch watch(int) const { throw std::logic_error("this executor's batches cannot be watched"); }
   // Whether the slot's batch has ended, without waiting; otherwise as wait().
   virtual bool ended(int) { throw std::logic_error("this executor's batches cannot be watched"); }
+  // Lets later work on `stream` (a CUstream of the same device) wait until the slot's batch has ended and its
+  // device copies are made; between the slot's submit() and its end. False if there is no device. Throws.
+  virtual bool follow(int, std::uintptr_t) { return false; }
 };
 
 // A thread's stay with an executor. Throws what enter_thread() throws.

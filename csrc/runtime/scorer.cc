@@ -68,7 +68,7 @@ bool Scorer::run(const TicketPtr& ticket, double seconds, const std::function<vo
   const Clock::time_point until = after_seconds(seconds);
   std::vector<Row> rows = enter(ticket, executor_->watched());
   if (!rows.empty()) {
-    run_alone(std::move(rows), *ticket, until, meanwhile);
+    run_alone(std::move(rows), ticket, until, meanwhile);
   } else if (meanwhile) {
     meanwhile();
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -81,6 +82,11 @@ class Scorer {
   // submit() and then Ticket::wait(seconds), and faster than both for a lone caller. Between the two
   // `meanwhile` is called, on this thread and without a lock held; it must not throw.
   bool run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile = nullptr);
+  // Inside `meanwhile` of run(), on its thread: lets later work on `stream` (a CUstream of the same device)
+  // wait until the rows of the request are in device memory at `device_output`, and returns its ticket. Null,
+  // with nothing done, unless this thread itself has begun all of a request's rows with that address, on a
+  // device. Throws what the driver says.
+  static TicketPtr follow_launched(std::uint64_t device_output, std::uintptr_t stream);
   // Refuses new requests, then finishes (`drain`) or ends (kClosed) those that wait; what the device has
   // begun is always finished. Returns when both threads have ended, and no caller has a batch any more.
   void close(bool drain);
@@ -116,7 +122,7 @@ class Scorer {
   void release_slot(int slot);
 
   // A caller's own batches.
-  void run_alone(std::vector<Row> rows, const Ticket& ticket, Clock::time_point until,
+  void run_alone(std::vector<Row> rows, const TicketPtr& ticket, Clock::time_point until,
                  const std::function<void()>& meanwhile);
   void watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until);
   bool watch(const Batch& batch, const Ticket& ticket, Clock::time_point until);

@@ -11,8 +11,45 @@
 // A lone caller's way: no other thread takes part unless something goes wrong.
 
 namespace searchpipe::runtime {
+namespace {
 
-void Scorer::run_alone(std::vector<Row> rows, const Ticket& ticket, Clock::time_point until,
+// What a thread has begun and not yet watched, while it does something else.
+struct Launched {
+  Executor& executor;
+  const std::vector<Batch>& batches;
+  const TicketPtr& ticket;
+};
+
+thread_local const Launched* launched_here = nullptr;
+
+class Announced {
+ public:
+  explicit Announced(const Launched& launched) : before_(launched_here) { launched_here = &launched; }
+  ~Announced() { launched_here = before_; }
+  Announced(const Announced&) = delete;
+  Announced& operator=(const Announced&) = delete;
+
+ private:
+  const Launched* before_;  // `meanwhile` may run another request
+};
+
+}  // namespace
+
+TicketPtr Scorer::follow_launched(std::uint64_t device_output, std::uintptr_t stream) {
+  const Launched* launched = launched_here;
+  if (launched == nullptr || device_output == 0) return nullptr;
+  const TicketPtr& ticket = launched->ticket;
+  if (ticket->options().device_output != device_output || ticket->done()) return nullptr;
+  std::size_t begun = 0;
+  for (const Batch& batch : launched->batches) begun += batch.rows;
+  if (begun == 0 || begun != ticket->rows()) return nullptr;  // the queue, or the worker, has the rest
+  for (const Batch& batch : launched->batches) {
+    if (!launched->executor.follow(batch.slot, stream)) return nullptr;
+  }
+  return ticket;
+}
+
+void Scorer::run_alone(std::vector<Row> rows, const TicketPtr& ticket, Clock::time_point until,
                        const std::function<void()>& meanwhile) {
   std::optional<EnteredThread> entered;
   std::vector<Batch> own;
@@ -47,8 +84,12 @@ void Scorer::run_alone(std::vector<Row> rows, const Ticket& ticket, Clock::time_
   if (!error.empty()) {
     for (const Row& row : rest.rows) row.ticket->end(TicketStatus::kFailed, error);
   }
-  if (meanwhile) meanwhile();
-  if (!own.empty()) watch_alone(own, ticket, until);
+  if (meanwhile) {
+    const Launched launched{*executor_, own, ticket};
+    const Announced announced(launched);
+    meanwhile();
+  }
+  if (!own.empty()) watch_alone(own, *ticket, until);
 }
 
 void Scorer::watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until) {

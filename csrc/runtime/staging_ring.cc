@@ -214,6 +214,11 @@ bool StagingRing::ended(int slot) {
   return true;
 }
 
+bool StagingRing::follow(int slot, std::uintptr_t stream) {
+  slots_[static_cast<std::size_t>(slot)]->copied_out.hold(reinterpret_cast<cuda::StreamHandle>(stream));
+  return true;
+}
+
 void StagingRing::wait(int slot) {
   Slot& it = *slots_[static_cast<std::size_t>(slot)];
   try {

@@ -52,6 +52,7 @@ class StagingRing final : public Executor {
   bool watched() const override { return watched_; }
   Watch watch(int slot) const override;
   bool ended(int slot) override;
+  bool follow(int slot, std::uintptr_t stream) override;
 
   // What the ring itself takes, engines aside.
   std::size_t device_bytes() const;

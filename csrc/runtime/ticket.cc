@@ -1,6 +1,7 @@
 #include "runtime/ticket.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #include <utility>
 
@@ -50,6 +51,11 @@ void Ticket::on_done(std::function<void()> callback) {
 std::size_t Ticket::scored() const {
   std::lock_guard lock(mutex_);
   return scored_;
+}
+
+bool Ticket::holds(std::span<const float> values) const {
+  return status() == TicketStatus::kDone && values.size() == scores_.size() &&
+         std::memcmp(values.data(), scores_.data(), values.size_bytes()) == 0;
 }
 
 std::string Ticket::error() const {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,8 @@ class Ticket {
   // After kDone: [rows, output_width], NaN where the deadline came first.
   const std::vector<float>& scores() const { return scores_; }
   std::size_t scored() const;
+  // Whether they are kDone and these, bit for bit.
+  bool holds(std::span<const float> values) const;
   std::string error() const;
 
   // The scorer's side.

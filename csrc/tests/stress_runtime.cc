@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <string>
 #include <thread>
@@ -18,6 +19,7 @@
 #include "cuda/error.h"
 #include "runtime/graph_engine.h"
 #include "runtime/host_executor.h"
+#include "runtime/readback.h"
 #include "runtime/scorer.h"
 #include "runtime/staging_ring.h"
 #include "runtime/text_rows.h"
@@ -181,6 +183,48 @@ void stress(const std::shared_ptr<Executor>& executor, bool close_early, unsigne
   }
 }
 
+// Callers whose own streams follow their batches: what those read must be complete when they read it.
+void follow(const std::shared_ptr<Executor>& executor, const std::shared_ptr<cuda::Device>& device,
+            unsigned clients) {
+  Scorer scorer(executor);
+  std::atomic<int> followed = 0;
+  const auto client = [&](unsigned seed) {
+    std::mt19937 random(seed);
+    constexpr std::size_t bytes = kWidth * sizeof(float);
+    const cuda::DeviceBuffer place(device, bytes);
+    cuda::Stream stream(device);
+    Readback result(device, bytes);
+    for (int i = 0; i < kRequests; ++i) {
+      std::vector<std::int32_t> text(random() % (kMaxTokens - 1));
+      for (auto& id : text) id = static_cast<std::int32_t>(random() % 30000);
+      const std::vector<std::vector<std::int32_t>> texts = {text};
+      RequestOptions options;
+      options.device_output = place.address();
+      const TicketPtr ticket =
+          scorer.prepare(std::make_unique<TextRows>(texts, 101, 102, 0, kMaxTokens), options);
+      TicketPtr before;
+      scorer.run(ticket, 60.0, [&] {
+        before = Scorer::follow_launched(place.address(), reinterpret_cast<std::uintptr_t>(stream.handle()));
+        if (before == nullptr) return;
+        stream.copy_on_device(result.address(), place.address(), bytes);
+        result.fetch(stream.handle(), bytes);
+      });
+      check(*ticket, texts);
+      if (before == nullptr) continue;
+      ++followed;
+      if (!result.wait(60.0)) mistake("a result never came");
+      const std::vector<float> wanted = expected(text);
+      if (std::memcmp(result.host(), wanted.data(), bytes) != 0)
+        mistake("a stream did not wait for its batch");
+      if (!before->holds(wanted)) mistake("a ticket does not know its scores");
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned seed = 0; seed < clients; ++seed) threads.emplace_back(client, seed);
+  for (std::thread& thread : threads) thread.join();
+  if (clients == 1 && followed != kRequests) mistake("a lone caller's batch was not followed");
+}
+
 // Many callers, a few that come and go, and one.
 void stress(const std::shared_ptr<Executor>& executor, bool close_early) {
   for (const unsigned clients : {kThreads, 2U, 1U}) stress(executor, close_early, clients);
@@ -206,6 +250,9 @@ int main() {
       return 1;
     }
     const std::shared_ptr<cuda::Device> device = cuda::Device::open(0);
+    for (const unsigned clients : {1U, 3U}) {
+      follow(std::make_shared<StagingRing>(std::vector{device_engine(device, true)}, 3), device, clients);
+    }
     stress(std::make_shared<StagingRing>(std::vector{device_engine(device, true)}, 3), close_early);
     stress(std::make_shared<StagingRing>(
                std::vector{device_engine(device, true), device_engine(device, false)}, 4),

@@ -12,28 +12,13 @@ from typing import Any
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.device import nvtx
 from searchpipe.errors import ClosedError, EngineError, OverloadedError, QueryError, RecallTimeoutError
+from searchpipe.recall.ahead import Begun
 from searchpipe.recall.lookup import BatchIndex, Found, Lookup
 from searchpipe.recall.policy import CoalescePolicy
+from searchpipe.recall.waiting import DONE, LEADER, TAKEN, WAITING, Request
 
-_WAITING, _TAKEN, _LEADER, _DONE = range(4)
 _POLL_S = 0.005  # how late a departed caller may notice that it has left
 _COST_MEMORY = 0.2  # weight of the newest search in the running mean of what one takes
-
-
-class _Request:
-    __slots__ = ("arrival", "deadline", "departed", "error", "found", "group", "lookup", "state", "wake")
-
-    def __init__(self, lookup: Lookup, arrival: float, deadline: float) -> None:
-        self.lookup = lookup
-        self.arrival = arrival
-        self.deadline = deadline
-        self.group = lookup.group
-        self.departed = False
-        self.state = _WAITING
-        self.found: Found | None = None
-        self.error: BaseException | None = None
-        self.wake = threading.Lock()  # released once: with the result, or with the lead
-        self.wake.acquire()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +43,8 @@ class Dispatcher:
     is there, the one that has waited longest leads next. So exactly one thread is
     ever inside the index, a lone caller's search begins at once, and callers that
     come during a search make up the next one. A lone caller that no policy makes wait is
-    never queued: nobody could share its search.
+    never queued: nobody could share its search. One whose vector the encoder is still writing may
+    begin before (:meth:`begin`).
 
     Any thread may call anything. ``close`` lets the waiting finish.
 
@@ -76,12 +62,13 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index = index
+        self._begin = getattr(index, "begin", None)  # of an index that can search ahead
         self._policy = policy or CoalescePolicy()
         self._clock = clock
         self._at_once = self._policy.max_delay_s == 0.0  # nobody is waited for
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._waiting: list[_Request] = []
+        self._waiting: list[Request] = []
         self._led = False
         self._closed = False
         self._searches = self._lookups = self._largest = self._failures = self._dropped = 0
@@ -124,13 +111,45 @@ class Dispatcher:
             return self._index.finish(lookup, self._alone(lookup))
         now = self._clock()
         timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
-        request = _Request(lookup, now, now + timeout_s)
+        request = Request(lookup, now, now + timeout_s)
         if self._enter(request) or self._follow(request, timeout_s, departed):
             self._lead(request)
         if request.error is not None:
             raise request.error
         assert request.found is not None
         return self._index.finish(lookup, request.found)
+
+    def begin(self, vector: Any, k: int) -> Begun | None:
+        """Begin to search for a vector that the encoder is writing, on the thread that waits for the encoder.
+
+        The lead is held while the search is handed to the device and not until it ends: its stream
+        keeps later searches behind it. None, with nothing begun, unless the index is idle and can
+        (:meth:`searchpipe.recall.gpu_index.GpuIndex.begin`).
+
+        Raises:
+            EngineError: the search could not be handed over.
+            QueryError, ClosedError: as :meth:`search`.
+        """
+        index, begin = self._index, self._begin
+        if begin is None or not self._at_once or not 1 <= k <= index.max_k:
+            return None
+        lookup = Lookup(vector, k)
+        index.check(lookup)
+        if not self._claim():
+            return None
+        since = self._clock()
+        try:
+            pending = begin(lookup)
+        except BaseException:
+            with self._lock:
+                self._failures += 1
+                self._pass_on()
+            raise
+        with self._lock:
+            self._pass_on()
+        if pending is None:
+            return None
+        return Begun(lookup, pending, index.finish, self._clock() - since, self._ended)
 
     def stats(self) -> DispatchStats:
         """A copy of the counts."""
@@ -185,7 +204,15 @@ class Dispatcher:
             self._pass_on()
         return found[0]
 
-    def _enter(self, request: _Request) -> bool:
+    def _ended(self, cost_s: float | None) -> None:
+        """A search that was begun has ended, or failed."""
+        with self._lock:
+            if cost_s is None:
+                self._failures += 1
+            else:
+                self._count(1, cost_s)
+
+    def _enter(self, request: Request) -> bool:
         """Queue the request; whether its caller leads."""
         with self._changed:
             if self._closed:
@@ -200,10 +227,10 @@ class Dispatcher:
                 self._changed.notify_all()  # a leader may be waiting for company
                 return False
             self._led = True
-            request.state = _LEADER
+            request.state = LEADER
             return True
 
-    def _follow(self, request: _Request, timeout_s: float, departed: Callable[[], bool] | None) -> bool:
+    def _follow(self, request: Request, timeout_s: float, departed: Callable[[], bool] | None) -> bool:
         """Wait for a result, or for the lead; whether it is the lead."""
         while True:
             left = max(0.0, request.deadline - self._clock())
@@ -211,29 +238,29 @@ class Dispatcher:
             if not woken and departed is not None and departed():
                 request.departed = True
             with self._changed:
-                if request.state == _DONE:
+                if request.state == DONE:
                     return False
                 gone = request.departed or request.deadline <= self._clock()
                 if not gone:
-                    if request.state == _LEADER:
+                    if request.state == LEADER:
                         return True
                     continue
-                if request.state == _LEADER:
+                if request.state == LEADER:
                     self._hand_over(request)
                 elif request in self._waiting:
                     self._waiting.remove(request)
                 self._dropped += 1
-                request.state = _DONE
+                request.state = DONE
             raise RecallTimeoutError(
                 "The caller left before the search."
                 if request.departed
                 else f"No result within {timeout_s:.4f} s."
             )
 
-    def _lead(self, request: _Request) -> None:
+    def _lead(self, request: Request) -> None:
         """Search until ``request`` has its result, then let the next one lead."""
         try:
-            while request.state != _DONE:
+            while request.state != DONE:
                 batch = self._next_batch()
                 if batch:
                     self._search(batch)
@@ -241,7 +268,7 @@ class Dispatcher:
             with self._changed:
                 self._hand_over(request)
 
-    def _next_batch(self) -> list[_Request]:
+    def _next_batch(self) -> list[Request]:
         with self._changed:
             cut = self._policy.cut(self._waiting, self._clock(), self._cost_s)
             for late in cut.dropped:
@@ -254,11 +281,11 @@ class Dispatcher:
                 return []
             for one in cut.batch:
                 self._waiting.remove(one)
-                if one.state == _WAITING:
-                    one.state = _TAKEN
+                if one.state == WAITING:
+                    one.state = TAKEN
             return cut.batch
 
-    def _search(self, batch: list[_Request]) -> None:
+    def _search(self, batch: list[Request]) -> None:
         begin = self._clock()
         try:
             with nvtx.range("recall:batch"):
@@ -288,17 +315,17 @@ class Dispatcher:
         self._cost_s += (cost_s - self._cost_s) * (_COST_MEMORY if self._searches > 1 else 1.0)
 
     def _end(
-        self, request: _Request, *, found: Found | None = None, error: BaseException | None = None
+        self, request: Request, *, found: Found | None = None, error: BaseException | None = None
     ) -> None:
         """Give a request its result; with the lock held."""
-        if request.state == _DONE:
+        if request.state == DONE:
             return  # its caller has left
-        waits = request.state in (_WAITING, _TAKEN)
-        request.found, request.error, request.state = found, error, _DONE
+        waits = request.state in (WAITING, TAKEN)
+        request.found, request.error, request.state = found, error, DONE
         if waits:
             request.wake.release()
 
-    def _hand_over(self, request: _Request) -> None:
+    def _hand_over(self, request: Request) -> None:
         """Make the one that has waited longest the leader; with the lock held."""
         if request in self._waiting:  # it leaves without having searched
             self._waiting.remove(request)
@@ -308,7 +335,7 @@ class Dispatcher:
         """End the lead, or give it to the one that has waited longest; with the lock held."""
         if self._waiting:
             heir = self._waiting[0]
-            heir.state = _LEADER
+            heir.state = LEADER
             heir.wake.release()
         else:
             self._led = False

@@ -13,6 +13,7 @@ import numpy as np
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.catalog.optional import require
 from searchpipe.errors import ClosedError, ConfigError, EngineError, OverloadedError, RecallTimeoutError
+from searchpipe.recall.ahead import Begun
 from searchpipe.recall.dispatcher import Dispatcher
 from searchpipe.recall.lookup import host_copy, on_device
 
@@ -144,6 +145,15 @@ class FallbackIndex:
             return self._on_host(vector, k, mask, str(error))
         self._breaker.succeeded()
         return docs, scores, ""
+
+    def begin(self, vector: Any, k: int) -> Begun | None:
+        """As :meth:`Dispatcher.begin`; None also while the GPU's index has failures to live down.
+
+        What fails is not counted here: who asks again, by :meth:`search_saying`, finds out what it was.
+        """
+        if k > self._max_k or self._breaker.reason:
+            return None
+        return self._primary.begin(vector, k)
 
     def _on_host(self, vector: Any, k: int, mask: Bool | None, reason: str) -> tuple[Int32, Float32, str]:
         known = host_copy(vector)

@@ -14,7 +14,9 @@ from searchpipe.device import nvtx
 from searchpipe.device.plan import MIB
 from searchpipe.device.raw_stream import RawStream
 from searchpipe.errors import EngineError, QueryError
+from searchpipe.recall.ahead import DevicePending, Landings
 from searchpipe.recall.faiss_build import make_index, make_resources, require_gpu_faiss
+from searchpipe.recall.faiss_pointers import OneRow, as_half, float_pointer, void_pointer
 from searchpipe.recall.filtering import choose_way, filtered_probes
 from searchpipe.recall.lookup import Found, Lookup, host_copy, on_device
 from searchpipe.recall.rule import MAX_PROBES, IndexPlan
@@ -39,7 +41,7 @@ class ExactSearch(Protocol):
 class GpuIndex:
     """Inner products with a catalog's vectors, searched on a GPU.
 
-    ``search_batch``, ``search_many`` and ``close`` are for one thread at a time,
+    ``search_batch``, ``begin``, ``search_many`` and ``close`` are for one thread at a time,
     because FAISS's GPU indexes are not safe for more, even for reading: give
     the index to a :class:`searchpipe.recall.dispatcher.Dispatcher`. ``finish``
     is safe from many threads.
@@ -91,7 +93,10 @@ class GpuIndex:
         self._vectors = vectors
         self.exact = exact
         self._stream = stream
+        # CAGRA, and lists searched by cuVS, may wait for the device on the host: nothing is won there.
+        ahead = stream and plan.kind != "cagra" and not use_cuvs
         self._widest = _MAX_GRAPH_RESULTS if plan.kind == "cagra" else _MAX_SELECTION
+        self._landings = Landings(device, stream, self._widest) if ahead else None
         self._selects = plan.kind == "cagra" or (use_cuvs and plan.kind != "flat")
         try:
             with nvtx.range("recall:build"):
@@ -157,13 +162,13 @@ class GpuIndex:
             with nvtx.range("recall:search"):
                 if self.plan.kind == "cagra" and self.plan.codes == "float16":
                     # A graph of float16 vectors takes queries of the same type.
-                    half = _as_half(queries)
-                    pointer = _void_pointer(faiss, half)
+                    half = as_half(queries)
+                    pointer = void_pointer(faiss, half)
                     self._index.search_ex(
                         n, pointer, faiss.Float16, k, faiss.swig_ptr(scores), faiss.swig_ptr(ids), parameters
                     )
                 else:
-                    pointer = _float_pointer(faiss, queries)
+                    pointer = float_pointer(faiss, queries)
                     self._index.search_c(
                         n, pointer, k, faiss.swig_ptr(scores), faiss.swig_ptr(ids), parameters
                     )
@@ -211,6 +216,32 @@ class GpuIndex:
         widths = [self._fetch(lookup.k) for lookup in lookups]
         return [Found(ids[row, :n], scores[row, :n]) for row, n in enumerate(widths)]
 
+    def begin(self, lookup: Lookup) -> DevicePending | None:
+        """Put a search on the index's stream, behind the batch that is writing its vector, without waiting.
+
+        For the thread that has begun that batch, before it waits for it: the device then goes
+        from one to the other without the host. None, with nothing begun, if the vector is not
+        being written so, with a mask, and for an index that cannot.
+
+        Raises:
+            EngineError: FAISS or the driver failed.
+        """
+        vector, width = lookup.vector, self._fetch(lookup.k)
+        if self._landings is None or lookup.mask is not None:
+            return None
+
+        def search(ids: int, scores: int) -> None:
+            # Results stay in device memory: FAISS would wait to copy them to the host's.
+            faiss = self._faiss
+            pointers = faiss.cast_integer_to_float_ptr(scores), faiss.cast_integer_to_idx_t_ptr(ids)
+            try:
+                self._index.search_c(1, float_pointer(faiss, vector), width, *pointers, None)
+            except RuntimeError as error:
+                raise EngineError(f"The GPU search of a query failed: {error}") from error
+
+        with nvtx.range("recall:begin"):
+            return self._landings.begin(vector, width, search)
+
     def finish(self, lookup: Lookup, found: Found) -> tuple[Int32, Float32]:
         """Give what was found its exact scores and order; any thread."""
         if not found.complete:
@@ -223,6 +254,8 @@ class GpuIndex:
 
     def close(self) -> None:
         """Free the device memory. Idempotent; no search may be running."""
+        if self._landings is not None:
+            self._landings.close()
         self._index = self._resources = self.exact = None
         self._kept = []
 
@@ -288,7 +321,7 @@ class GpuIndex:
     def _stack(self, vectors: list[Any]) -> Any:
         if len(vectors) == 1:
             one = vectors[0]
-            return _OneRow(one, self.dim) if on_device(one) else self._on_host(one)[None, :]
+            return OneRow(one, self.dim) if on_device(one) else self._on_host(one)[None, :]
         # One copy of all is quicker than a kernel for each.
         if all(on_device(vector) and host_copy(vector) is None for vector in vectors):
             return self._stack_on_device(vectors)
@@ -314,35 +347,3 @@ class GpuIndex:
         cupy = require("cupy", "gpu")
         copied: Float32 = cupy.asnumpy(cupy.asarray(vector))
         return copied
-
-
-class _OneRow:
-    """A query vector on the device, seen as an array of one row."""
-
-    def __init__(self, vector: Any, dim: int) -> None:
-        shown = dict(vector.__cuda_array_interface__)
-        shown.update(shape=(1, dim), strides=None)
-        self._vector = vector  # owns the memory
-        self.shape = (1, dim)
-        self.__cuda_array_interface__ = shown
-
-
-def _as_half(queries: Any) -> Any:
-    if not on_device(queries):
-        return queries.astype(np.float16)
-    cupy = require("cupy", "gpu")
-    half = cupy.asarray(queries).astype(np.float16)
-    cupy.cuda.get_current_stream().synchronize()
-    return half
-
-
-def _float_pointer(faiss: Any, array: Any) -> Any:
-    if on_device(array):
-        return faiss.cast_integer_to_float_ptr(array.__cuda_array_interface__["data"][0])
-    return faiss.swig_ptr(array)
-
-
-def _void_pointer(faiss: Any, array: Any) -> Any:
-    if on_device(array):
-        return faiss.cast_integer_to_void_ptr(array.__cuda_array_interface__["data"][0])
-    return faiss.swig_ptr(array)

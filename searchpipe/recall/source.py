@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.deadline import QueryCancelled
-from searchpipe.errors import RecallTimeoutError
+from searchpipe.errors import EngineError, RecallTimeoutError
+from searchpipe.recall.ahead import Begun
 from searchpipe.recall.fallback import FallbackIndex
+from searchpipe.runtime.device_vectors import DeviceVector
 from searchpipe.stages.base import Work
+
+_SLICE_S = 0.005  # how late a departed caller may notice that it has left
 
 
 class SharedDense:
@@ -33,6 +38,16 @@ class SharedDense:
         """Needs the vector, which encode may have given up."""
         return work.vector is not None
 
+    def begin(self, work: Work, depth: int) -> AskedAhead | None:
+        """Begin to search by the vector that the encoder is writing; None if that is not possible.
+
+        Raises:
+            EngineError: the index failed.
+        """
+        place = work.device_place
+        begun = None if place is None else self._index.begin(place, depth)
+        return None if place is None or begun is None else AskedAhead(self, depth, place, begun)
+
     def search(self, work: Work, depth: int, mask: Bool | None) -> tuple[Int32, Float32]:
         """Search by the vector."""
         assert work.vector is not None
@@ -50,6 +65,67 @@ class SharedDense:
         if reason:
             work.degrade("unavailable", f"dense recall on the GPU ({reason})", 0.0)
         return docs, scores
+
+
+class AskedAhead:
+    """A dense search that was begun while the encoder wrote its vector; ``join`` it once. One thread.
+
+    Args:
+        source: asked again if the search failed.
+        depth: documents.
+        place: of the vector; held, so that nobody else's is written there before the search has read it.
+        begun: the search.
+    """
+
+    __slots__ = ("_begun", "_depth", "_place", "_source")
+
+    ahead = True
+
+    def __init__(self, source: SharedDense, depth: int, place: DeviceVector, begun: Begun) -> None:
+        self._source = source
+        self._depth = depth
+        self._place = place
+        self._begun = begun
+
+    def answers(self, work: Work) -> bool:
+        """Whether it was searched by the query's vector: an encoder may have failed, and another answered."""
+        return work.device_vector is self._place and self._place.followed(work.vector)
+
+    def join(self, work: Work, *, optional: bool) -> tuple[Int32, Float32] | None:
+        """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.
+
+        The cost model is told of handing the search over, in the encoder's time, and of this waiting.
+        What failed is searched once more, now in the ordinary way, which knows what to do about it.
+
+        Raises:
+            QueryCancelled: the caller has left.
+            Exception: what :meth:`SharedDense.search` raises.
+        """
+        work.deadline.check_cancelled()
+        limit = max(0.0, work.allowance()) if optional else math.inf
+        try:
+            if math.isinf(limit):
+                work.mark()
+                found = self._wait(work, limit)
+                work.mark()
+            else:
+                with work.waiting(limit):
+                    found = self._wait(work, limit)
+        except EngineError:
+            with work.step(self._source.name, self._depth, optional=optional):
+                return self._source.search(work, self._depth, None)
+        if found is not None:
+            work.costs.observe(self._source.name, self._depth, self._begun.seconds)
+        return found
+
+    def _wait(self, work: Work, limit_s: float) -> tuple[Int32, Float32] | None:
+        begin = time.perf_counter()
+        while True:
+            left = limit_s - (time.perf_counter() - begin)
+            found = self._begun.end(min(max(0.0, left), _SLICE_S))
+            if found is not None or left <= 0.0:
+                return found
+            work.deadline.check_cancelled()
 
 
 def _departed(work: Work) -> bool:

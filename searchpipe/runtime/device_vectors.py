@@ -5,16 +5,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Float32
 from searchpipe.errors import EngineError
 from searchpipe.runtime.device_array import DeviceArray
-
-if TYPE_CHECKING:
-    from searchpipe import _core
 
 _FLOAT32: Final = np.dtype(np.float32)
 
@@ -31,11 +29,12 @@ class DeviceVector:
         dtype: float32.
     """
 
-    __slots__ = ("_array", "_places", "dtype", "host", "shape")
+    __slots__ = ("_array", "_places", "_ticket", "dtype", "host", "shape")
 
     def __init__(self, array: DeviceArray, places: deque[DeviceArray]) -> None:
         self._array = array
         self._places = places
+        self._ticket: _core.Ticket | None = None
         self.host: Float32 | None = None
         self.shape = array.shape
         self.dtype = _FLOAT32
@@ -48,6 +47,26 @@ class DeviceVector:
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return self._array.__cuda_array_interface__
+
+    def follow(self, stream: int) -> bool:
+        """Let later work on ``stream`` (a handle) wait for the batch that writes this vector.
+
+        For ``meanwhile`` of the encoder. False, with nothing done, unless this thread alone has begun
+        that batch and a device runs it (``_core.follow_launched``). What the work then reads is the
+        query's vector only if :meth:`followed` says so afterwards.
+
+        Raises:
+            EngineError: the driver has failed.
+        """
+        self._ticket = _core.follow_launched(self.address, stream)
+        return self._ticket is not None
+
+    def followed(self, vector: Float32 | None) -> bool:
+        """Whether ``vector`` came, number by number, of the very request that a stream was made to wait for.
+
+        Not if that failed, although another engine may have written the same place afterwards.
+        """
+        return vector is not None and self._ticket is not None and self._ticket.holds(vector)
 
     def __del__(self) -> None:
         self._places.append(self._array)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from searchpipe.arrays import Float32, Int32
 from searchpipe.errors import ModelError
@@ -42,6 +42,7 @@ class ChainTextEncoder:
         deadline: float | None = None,
         priority: int = 0,
         device_output: int = 0,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Float32:
         """Encode texts given as ids without special tokens: float32 ``[n, dim]``, in the order given.
 
@@ -51,6 +52,7 @@ class ChainTextEncoder:
             priority: higher goes first.
             device_output: address of device memory, float32 ``[n, dim]``, that the vectors
                 are in too when this returns: for an index on the same GPU. 0 for none.
+            meanwhile: called once on this thread when the texts were submitted; what it raises is ignored.
 
         Raises:
             EngineError: the engine failed, none is ready, or it has no device memory to offer.
@@ -59,9 +61,9 @@ class ChainTextEncoder:
         request = self._request(token_ids, deadline, priority, device_output)
         forecaster = self.chain.forecaster
         if forecaster is None:
-            return self.chain.run(request).reshape(-1, self.dim)
+            return self.chain.run(request, meanwhile=meanwhile).reshape(-1, self.dim)
         with forecaster.running(len(token_ids)):
-            return self.chain.run(request).reshape(-1, self.dim)
+            return self.chain.run(request, meanwhile=meanwhile).reshape(-1, self.dim)
 
     def predict(self, lengths: Int32) -> Forecast | None:
         """How long :meth:`encode` of rows with these ``lengths`` (special tokens included) would take now.

@@ -36,7 +36,8 @@ class Work:
         pair_tokens: the same for the cross-encoder.
         vector: float32 ``(d,)``, the query's embedding; None until known or if given up.
         device_vector: ``vector`` in device memory too, if the encoder left it there.
-        early: stage -> what it began before the first stage ran (:class:`EarlyStage`).
+        device_place: where the encoder is writing that, while the running stage waits for it; else None.
+        early: source -> what a stage began before its turn (:class:`EarlyStage`, :class:`PreparingStage`).
         later: the stages after the running one that can prepare (:class:`PreparingStage`); set by the
             pipeline.
         candidates: best first; None until recalled.
@@ -55,6 +56,7 @@ class Work:
         "deadline",
         "decision",
         "degradations",
+        "device_place",
         "device_vector",
         "early",
         "essential",
@@ -83,6 +85,7 @@ class Work:
         self.pair_tokens: Int32 | None = None
         self.vector: Float32 | None = None
         self.device_vector: DeviceVector | None = None
+        self.device_place: DeviceVector | None = None
         self.candidates: Candidates | None = None
         self.hits: list[Hit] | None = None
         self.orders: dict[str, Int32] = {}
@@ -116,13 +119,14 @@ class Work:
     def prepare_later(self) -> None:
         """Let the later stages make ready what they can, for a stage that waits for a device meanwhile.
 
-        Once a query. What they raise is not an answer's business: they do everything when their turn comes.
+        Once a stage that waits; nothing is prepared before the slots that it reads are filled. What they
+        raise is not an answer's business: they do everything when their turn comes.
         """
         later, self.later = self.later, ()
         if self.deadline.cancelled:
             return
         for stage in later:
-            if stage.name not in self.query.without:
+            if stage.name not in self.query.without and all(self.holds(slot) for slot in stage.reads):
                 with suppress(Exception):
                     stage.prepare(self)
 
@@ -247,18 +251,20 @@ class PreparingStage(Protocol):
 
     Attributes:
         name: as the stage's.
+        reads: as the stage's: until these slots are filled there is nothing to prepare.
         prepares: true.
     """
 
     name: str
+    reads: tuple[str, ...]
     prepares: bool
 
     def prepare(self, work: Work) -> None:
-        """Make ready what does not depend on how the running stage will order the candidates.
+        """Make ready what does not depend on what the running stage will give.
 
-        Called on the query's own thread, at most once, perhaps never, while ``work.stage`` is another stage's
-        name. It writes no slot, degrades nothing, and keeps what it finds beside the candidates
-        (:meth:`searchpipe.candidates.Candidates.carry`), which may have another order when ``run`` comes,
-        or be others altogether. What it raises is ignored.
+        Called on the query's own thread, perhaps never and at most once while each of the stages before it
+        waits (encode, score), which ``work.stage`` names. It writes no slot, degrades nothing and keeps
+        what it finds beside the candidates (:meth:`searchpipe.candidates.Candidates.carry`), which may have
+        another order when ``run`` comes, or be others altogether. What it raises is ignored.
         """
         ...

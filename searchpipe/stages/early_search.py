@@ -28,6 +28,8 @@ class EarlySearch:
 
     __slots__ = ("_claim", "_depth", "_ended", "_error", "_found", "_mask", "_seconds", "_source", "_work")
 
+    ahead = False
+
     def __init__(self, source: RecallSource, work: Work, depth: int, mask: Bool | None) -> None:
         self._source = source
         self._work = work
@@ -51,6 +53,11 @@ class EarlySearch:
             self._error = error
         self._seconds = time.perf_counter() - begin
         self._ended.release()
+
+    @staticmethod
+    def answers(work: Work) -> bool:  # noqa: ARG004
+        """Always: it reads nothing but the query."""
+        return True
 
     def join(self, work: Work, *, optional: bool) -> tuple[Int32, Float32] | None:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from searchpipe.cache import BoundedCache, bypassed
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.stages.base import Work
-from searchpipe.stages.forecasting import ForecastingEncoder, begin_by
+from searchpipe.stages.forecasting import ForecastingEncoder, begin_by, takes_meanwhile
 
 if TYPE_CHECKING:
     from searchpipe.runtime.device_vectors import DeviceVectors
@@ -34,6 +34,9 @@ class Encoder(Protocol):
 
 class Encode:
     """Fills ``vector``, unless the engine cannot be had in time: recall is then lexical alone.
+
+    While the encoder writes a vector to device memory, the stages after it can prepare: recall puts its
+    search on the device behind the encoder.
 
     Args:
         encoder: makes the vectors; perhaps a :class:`searchpipe.stages.forecasting.ForecastingEncoder`.
@@ -61,10 +64,12 @@ class Encode:
     ) -> None:
         self._encoder = encoder
         self._forecasting = cast(ForecastingEncoder, encoder) if hasattr(encoder, "predict") else None
+        self._leaves_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
         self._gate = gate
         self._places = places
         self.cache = cache
         self._model = model
+        self._asked = f"{self.name} request"
 
     def run(self, work: Work) -> None:
         """Encode the query."""
@@ -104,22 +109,20 @@ class Encode:
                 return None
             deadline = begin_by(allowance, forecast)
         place = self._places.take() if self._places is not None else None
+        asked: dict[str, Any] = {"deadline": deadline, "priority": work.query.priority}
+        if place is not None:
+            asked["device_output"] = place.address
+            if self._leaves_time:
+                asked["meanwhile"] = work.prepare_later
+                work.device_place = place
         try:
-            with work.step(f"{self.name} request", size):
-                if place is None:
-                    vector: Float32 = encoder.encode(
-                        [work.tokens], deadline=deadline, priority=work.query.priority
-                    )[0]
-                else:
-                    vector = encoder.encode(
-                        [work.tokens],
-                        deadline=deadline,
-                        priority=work.query.priority,
-                        device_output=place.address,
-                    )[0]
+            with work.step(self._asked, size):
+                vector: Float32 = encoder.encode([work.tokens], **asked)[0]
         except OverloadedError:
             work.degrade("busy", "dense recall")
             return None
+        finally:
+            work.device_place = None
         if deadline is not None and time.monotonic() >= deadline and np.isnan(vector).all():
             work.degrade("busy", "dense recall")
             return None

@@ -57,19 +57,22 @@ class ForecastingEncoder(Protocol):
         deadline: float | None = None,
         priority: int = 0,
         device_output: int = 0,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Float32:
         """Float32 ``(n, dim)``; NaN for texts not begun by ``deadline``, in ``time.monotonic()``.
 
         Higher ``priority`` goes first.
         device_output: address of device memory that the vectors are written to as well; 0 for none.
+        meanwhile: as of a scorer.
         """
         ...
 
 
-def takes_meanwhile(scorer: ForecastingScorer) -> bool:
-    """Whether ``scorer.score`` has the parameter ``meanwhile``."""
+def takes_meanwhile(engine: ForecastingScorer | ForecastingEncoder) -> bool:
+    """Whether ``engine.score``, or ``engine.encode``, has the parameter ``meanwhile``."""
+    asked: Callable[..., object] = engine.encode if hasattr(engine, "encode") else engine.score
     try:
-        parameters = inspect.signature(scorer.score).parameters.values()
+        parameters = inspect.signature(asked).parameters.values()
     except (TypeError, ValueError):  # not written in Python
         return False
     return any(one.name == "meanwhile" or one.kind is one.VAR_KEYWORD for one in parameters)

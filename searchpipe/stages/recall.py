@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from searchpipe.candidates import Candidates
 from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.stages.base import Work
-from searchpipe.stages.early_search import EarlySearch, EarlySearches
+from searchpipe.stages.early_search import EarlySearches
 from searchpipe.stages.source_trial import SourceTrial, resting
 
 
@@ -22,7 +23,8 @@ class RecallSource(Protocol):
     """One way to find candidates. ``search`` is called from many threads.
 
     A source with a true attribute ``early`` reads nothing of ``work`` but the query, so that it
-    may be searched on another thread while earlier stages run.
+    may be searched on another thread while earlier stages run. One with a method ``begin(work, depth)``
+    may begin to search for ``work.device_place`` (:class:`searchpipe.recall.source.SharedDense`).
     """
 
     name: str
@@ -88,6 +90,24 @@ class DenseIndex(Protocol):
         ...
 
 
+class BegunSearch(Protocol):
+    """A search of one source that runs before recall's turn; ``join`` it once, on the query's thread.
+
+    Attributes:
+        ahead: whether the device runs it behind the encoder; else it runs on another thread.
+    """
+
+    ahead: bool
+
+    def answers(self, work: Work) -> bool:
+        """Whether its result will be this query's; if not, it is dropped."""
+        ...
+
+    def join(self, work: Work, *, optional: bool) -> tuple[Int32, Float32] | None:
+        """Wait for the result; None of an ``optional`` source that is later than ``work`` allows."""
+        ...
+
+
 class Recall:
     """Fills ``candidates`` from every source that is ready; one that fails is left out, and said.
 
@@ -107,6 +127,7 @@ class Recall:
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ("candidates",)
     essential = True
+    prepares = True
 
     def __init__(
         self,
@@ -145,6 +166,25 @@ class Recall:
             if getattr(source, "early", False) and source.ready(work) and not resting(source.name, work):
                 work.early[source.name] = threads.begin(source, work, depth, mask)
 
+    def prepare(self, work: Work) -> None:
+        """Begin the searches that can follow the encoder on the device, while it writes the query's vector.
+
+        Called on the thread that has begun the encoder's batch and would only wait for it. Its time
+        is the encode stage's, in which the device computes; :meth:`run` says which searches were begun here.
+        """
+        if work.device_place is None or work.query.filters or work.allowance() <= 0.0:
+            return
+        depth = max(self._depth, work.query.k)
+        for source in self._sources:
+            begin = getattr(source, "begin", None)
+            if begin is None or source.name in work.early or resting(source.name, work):
+                continue
+            if (work.costs.predict(source.name, depth) or 0.0) > work.deadline.remaining():
+                continue
+            with suppress(EngineError):  # asked again in its turn, which tells what it was
+                if (begun := begin(work, depth)) is not None:
+                    work.early[source.name] = begun
+
     def run(self, work: Work) -> None:
         """Ask the sources and fuse what they give."""
         mask = self._mask_of(work.query.filters) if work.query.filters else None
@@ -156,15 +196,19 @@ class Recall:
         found: dict[str, tuple[Int32, Float32]] = {}
         failures: list[Exception] = []
         # Taken out of `work`, which they hold: a cycle would keep the query's memory until it is collected.
-        early: dict[str, EarlySearch] = {
-            s.name: work.early.pop(s.name) for s in self._sources if s.name in work.early
-        }
-        # What runs already is joined after the others; what rests is asked only if nothing else answers.
-        for source in sorted(self._sources, key=lambda s: (resting(s.name, work), s.name in early)):
+        early: dict[str, BegunSearch] = {}
+        for source in self._sources:
+            if source.name in work.early and (begun := work.early.pop(source.name)).answers(work):
+                early[source.name] = begun
+        turns = {name: 1 if begun.ahead else 2 for name, begun in early.items()}
+        last = max(turns.values(), default=0)
+        # What runs already is joined after the others, last what other threads run; what rests is asked only
+        # if nothing else answers.
+        for source in sorted(self._sources, key=lambda s: (resting(s.name, work), turns.get(s.name, 0))):
             if not source.ready(work):
                 continue
             begun = early.get(source.name)
-            others = bool(found) or (begun is None and bool(early))
+            others = bool(found) or turns.get(source.name, 0) < last
             trial = SourceTrial(source.name, work)
             if not trial.admitted and found:
                 work.degrade("circuit_open", f"{source.name} recall ({trial.reason})")
@@ -211,6 +255,8 @@ class Recall:
         work.orders["fused"] = work.candidates.docs
         counts = " + ".join(f"{len(docs)} {name}" for name, (docs, _) in found.items())
         work.decision = f"{counts or 'no source ready'} -> {len(work.candidates)}"
+        if ahead := [name for name in found if turns.get(name) == 1]:
+            work.decision += f" ({', '.join(ahead)} begun behind the encoder)"
 
     def _fuse(self, found: dict[str, tuple[Int32, Float32]]) -> Candidates:
         docs, fused, columns = _core.fuse_columns(

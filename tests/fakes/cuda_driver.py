@@ -8,12 +8,16 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 OUT_OF_MEMORY = 2
 ILLEGAL_ADDRESS = 700
 LAUNCH_FAILED = 719
+_CUDA_13 = 13000
+_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def real_driver_present() -> bool:
@@ -49,6 +53,39 @@ def build(flags: tuple[str, ...] = ("-O1",)) -> Path | None:
         subprocess.run([*command, "-o", str(building)], check=True)
         building.replace(library)
     return library
+
+
+class HostFunctions:
+    """Python functions as work on streams of the fake, on the stream's own thread; kept as long as this."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(os.environ["SEARCHPIPE_LIBCUDA"])
+        self._launch = self._function("cuLaunchHostFunc", ctypes.c_void_p, _HOST_FUNCTION, ctypes.c_void_p)
+        self._push = self._function("cuCtxPushCurrent", ctypes.c_void_p)
+        self._pop = self._function("cuCtxPopCurrent", ctypes.c_void_p)
+        self._context = ctypes.c_void_p()
+        retain = self._function("cuDevicePrimaryCtxRetain", ctypes.c_void_p, ctypes.c_int)
+        assert retain(ctypes.byref(self._context), 0) == 0
+        self._kept: list[Any] = []  # a captured graph calls them for as long as it lives
+
+    def put(self, stream: int, function: Callable[[], None]) -> None:
+        """Call `function` once everything before it on the stream is done."""
+        held = _HOST_FUNCTION(lambda _data: function())
+        self._kept.append(held)
+        assert self._push(self._context) == 0
+        code = self._launch(stream, held, None)
+        assert self._pop(ctypes.byref(ctypes.c_void_p())) == 0
+        if code != 0:
+            raise RuntimeError(f"CUDA error {code} (fake)")
+
+    def _function(self, name: str, *arguments: Any) -> Callable[..., int]:
+        found, status = ctypes.c_void_p(), ctypes.c_int()
+        code = self._library.cuGetProcAddress_v2(
+            name.encode(), ctypes.byref(found), _CUDA_13, ctypes.c_uint64(0), ctypes.byref(status)
+        )
+        assert code == 0
+        assert found.value
+        return ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(found.value)
 
 
 class FakeDriver:

@@ -1,7 +1,8 @@
 """FAISS's GPU classes on the CPU: the names, arguments and limits of faiss-gpu-cuvs 1.15 over faiss-cpu.
 
 Everything else of the module is the real faiss-cpu. What the real classes do silently,
-these do too: FAISS's own kernels ignore a selector in the search parameters.
+these do too: FAISS's own kernels ignore a selector in the search parameters. A search whose results
+stay in device memory is work on the stream of its resources; only on the fake driver.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import faiss
 import numpy as np
+
+from tests.fakes.cuda_driver import HostFunctions
 
 MAX_SELECTION = 2048
 
@@ -57,6 +60,22 @@ class StandardGpuResources:
     def setDefaultStream(self, device: int, stream: Any) -> None:  # noqa: N802
         self.calls.append(("stream", device, stream))
 
+    @property
+    def stream(self) -> int:
+        [handle] = [call[2][1] for call in self.calls if call[0] == "stream"]
+        return int(handle)
+
+
+class IdsOnDevice:
+    """Where ids go: host memory, as the fake driver has no other."""
+
+    def __init__(self, address: int) -> None:
+        self.pointer = faiss.cast_integer_to_idx_t_ptr(address)
+
+
+def cast_integer_to_idx_t_ptr(address: int) -> IdsOnDevice:
+    return IdsOnDevice(address)
+
 
 class SearchParametersCagra:
     def __init__(self, *, itopk_size: int = 64, sel: Any = None) -> None:
@@ -73,6 +92,8 @@ class _GpuIndex:
         assert isinstance(resources, StandardGpuResources)
         self.index = index
         self.config = config
+        self.resources = resources
+        self.functions: HostFunctions | None = None
         self._inside = threading.Lock()
         self.searches: list[int] = []
         self.fail_next = 0
@@ -98,7 +119,12 @@ class _GpuIndex:
             if k > MAX_SELECTION:
                 raise RuntimeError(f"GPU index only supports min/max-K selection up to {MAX_SELECTION}")
             self.searches.append(n)
-            self.index.search_c(n, x, k, distances, labels, self.parameters(params))
+            if not isinstance(labels, IdsOnDevice):
+                self.index.search_c(n, x, k, distances, labels, self.parameters(params))
+                return
+            self.functions = self.functions or HostFunctions()
+            given = n, x, k, distances, labels.pointer, self.parameters(params)
+            self.functions.put(self.resources.stream, lambda: self.index.search_c(*given))
         finally:
             self._inside.release()
 

@@ -8,16 +8,14 @@ the binding, which are host memory on the fake driver. Only for that driver.
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnxruntime as real
 
+from tests.fakes.cuda_driver import HostFunctions
+
 CUDA = "CUDAExecutionProvider"
-_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_CUDA_13 = 13000
 _real_session = real.InferenceSession
 _real_providers = real.get_available_providers
 
@@ -35,18 +33,6 @@ def InferenceSession(path: str, sess_options: Any = None, providers: Any = None,
 def _array(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
-
-
-def _launcher() -> Callable[[int, Any, Any], int]:
-    library = ctypes.CDLL(os.environ["SEARCHPIPE_LIBCUDA"])
-    found, status = ctypes.c_void_p(), ctypes.c_int()
-    code = library.cuGetProcAddress_v2(
-        b"cuLaunchHostFunc", ctypes.byref(found), _CUDA_13, ctypes.c_uint64(0), ctypes.byref(status)
-    )
-    assert code == 0
-    assert found.value
-    launch = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, _HOST_FUNCTION, ctypes.c_void_p)(found.value)
-    return lambda stream, function, data: launch(stream, function, data)
 
 
 class _Binding:
@@ -73,8 +59,7 @@ class _DeviceSession:
     def __init__(self, path: str, options: dict[str, str]) -> None:
         self._session = _real_session(path, providers=["CPUExecutionProvider"])
         self._stream = int(options["user_compute_stream"])
-        self._launch = _launcher()
-        self._functions: list[Any] = []  # a captured graph calls them for as long as it lives
+        self._functions = HostFunctions()
 
     def get_providers(self) -> list[str]:
         return [CUDA, "CPUExecutionProvider"]
@@ -83,11 +68,9 @@ class _DeviceSession:
         return _Binding()
 
     def run_with_iobinding(self, binding: _Binding, run_options: Any = None) -> None:
-        def compute(_data: Any) -> None:
+        def compute() -> None:
             assert binding.output is not None
             (found,) = self._session.run(None, {name: x.copy() for name, x in binding.inputs.items()})
             binding.output[:] = found
 
-        function = _HOST_FUNCTION(compute)
-        self._functions.append(function)
-        assert self._launch(self._stream, function, None) == 0
+        self._functions.put(self._stream, compute)

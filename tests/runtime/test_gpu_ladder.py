@@ -243,6 +243,7 @@ def with_recall(
         assert pipeline.gpu is not None
         assert pipeline.gpu.recall is not None
         pipeline.gpu.recall.index._breaker._clock = clock
+        pipeline.gpu.recall.dispatcher._begin = None  # so that every lookup is in a batch
         yield pipeline, Fault(pipeline.gpu.recall.dispatcher._index, "search_batch")
 
 

@@ -38,6 +38,8 @@ def test_the_page_is_the_cpus(
                 page = pipeline.search(text, k=12, budget_ms=math.inf, filters=filters)
                 expected = on_cpu.search(text, k=12, budget_ms=math.inf, filters=filters)
                 assert not page.degradations
+                [recall] = [span for span in page.trace.spans if span.stage == "recall"]
+                assert ("dense begun behind the encoder" in recall.decision) == (filters is None)
                 assert ids(page) == ids(expected)
                 for hit, same in zip(page, expected, strict=True):
                     assert hit.scores == pytest.approx(same.scores, abs=1e-4)
@@ -77,7 +79,9 @@ def test_a_kept_vector_goes_to_the_device_again(
         assert all(ids(page) == ids(on_cpu.search(text, budget_ms=math.inf)) for page in pages)
         assert pages[0].hits == pages[1].hits == pages[2].hits
         assert not any(page.degradations for page in pages)
-        assert on_device == [True, False, False]
+        decisions = [span.decision for page in pages for span in page.trace.spans if span.stage == "recall"]
+        assert ["behind the encoder" in decision for decision in decisions] == [True, False, False]
+        assert on_device == [False, False]  # the first was begun before
         assert (pipeline.caches["embeddings"].hits, pipeline.caches["embeddings"].misses) == (2, 1)
 
 
