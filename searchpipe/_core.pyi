@@ -505,6 +505,9 @@ def cut_into_batches(
 class RequestCost:
     def __init__(self, executor: Executor) -> None: ...
     def seconds(self, lengths: NDArray[np.int32]) -> float: ...
+    def of_pairs(
+        self, packer: PairPacker, store: TokenStore, query: NDArray[np.int32], docs: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], int, float]: ...
 
 @final
 class Ticket:
