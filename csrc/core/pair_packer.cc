@@ -188,6 +188,7 @@ std::int64_t PairPacker::lengths(std::span<const std::int32_t> query, std::span<
   check_count(docs.size());
   check_queries({&query, 1});
   const std::int32_t query_tokens = kept_of_query(query.size());
+  for (const std::int32_t doc : docs) store.prefetch_range(doc);
   std::int64_t total = 0;
   for (std::size_t i = 0; i < docs.size(); ++i) {
     const TokenRange document = store.range(docs[i]);

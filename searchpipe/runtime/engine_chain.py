@@ -259,7 +259,7 @@ class EngineChain:
             raise TimeoutError(f"No scores within {timeout:.3g} s.")
         scores = ticket.sound_scores()
         if scores is not None:
-            self._succeeded(request, self._heard())
+            self._succeeded(request)
             return scores
         status = ticket.status
         if status == "done":
@@ -274,32 +274,34 @@ class EngineChain:
 
     def _partial(self, request: Request) -> Float32:
         """Scores of which some are late or not finite."""
-        live, ticket, now = request.live, request.ticket, self._heard()
+        live, ticket = request.live, request.ticket
         scores = ticket.scores()
         if mostly_bad(scores, ticket):
+            self._heard()
             self._failed(request, "its scores are not finite numbers")
             if live is not self._keeper.serving:
                 raise EngineFailedError(f"Engine {self._name(live)}: its scores are not finite numbers.")
         elif ticket.scored:
-            self._succeeded(request, now)
+            self._succeeded(request)
         else:  # late before they were begun: not the engine's doing
+            self._heard()
             live.breaker.abandoned(request.given)
         return scores
 
-    def _heard(self) -> float:
-        """There is a result; returns the time."""
-        self._timeouts, self._last_result = 0, (now := self._clock())
-        return now
+    def _heard(self) -> None:
+        self._timeouts, self._last_result = 0, self._clock()
 
-    def _succeeded(self, request: Request, now: float) -> None:
-        live, _, ticket, begun, before_s = request
+    def _succeeded(self, request: Request) -> None:
+        live, given, ticket, begun, before_s = request
+        self._timeouts = 0
+        self._last_result = now = self._clock()
         breaker, forecaster, took_s = live.breaker, live.forecaster, now - begun
         slow = (
             forecaster is not None
             and took_s > _SLOW * forecaster.least_s  # or it is not, whatever was expected
             and took_s > _SLOW * forecaster.expected_s(ticket.rows, before_s)
         )
-        breaker.succeeded(request.given, slow=slow, now=now)
+        breaker.succeeded(given, slow=slow, now=now)
         if breaker.state != "closed" or live is self._keeper.probing:
             self._keeper.review(live)
 

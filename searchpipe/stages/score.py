@@ -133,14 +133,15 @@ class Score:
         deadline = None
         if not work.deadline.unlimited:
             allowance = work.allowance()
-            fitting = _fitting(scorer, lengths, allowance, forecast)
-            if fitting is None:
-                return None
-            rows, forecast = fitting
-            if not rows:
-                reason = "busy" if _MARGIN * forecast.run_s <= allowance else "deadline"
-                self._give_up(work, reason, 0, wanted)
-                return _unscored(wanted), 0
+            if forecast is None or forecast.wait_s + _MARGIN * forecast.run_s > allowance:
+                fitting = _fitting(scorer, lengths, allowance, forecast)
+                if fitting is None:
+                    return None
+                rows, forecast = fitting
+                if not rows:
+                    reason = "busy" if _MARGIN * forecast.run_s <= allowance else "deadline"
+                    self._give_up(work, reason, 0, wanted)
+                    return _unscored(wanted), 0
             deadline = begin_by(allowance, forecast)
             if rows < wanted:
                 docs, tokens = docs[:rows], int(lengths[:rows].sum())
