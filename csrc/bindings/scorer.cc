@@ -218,8 +218,9 @@ sys.unraisablehook.)")
       .def("scores", &scores, R"(A copy of the scores: float32 [n], or [n, output_width] where that is not 1.
 
 NaN where the deadline came before the row was begun. Raises RuntimeError unless the status is done.)")
-      .def("sound_scores", &sound_scores,
-           "As scores(), if every row that was asked for has been scored, and with finite numbers; else None.")
+      .def(
+          "sound_scores", &sound_scores,
+          "As scores(), if every row that was asked for has been scored, and with finite numbers; else None.")
       .def_property_readonly("rows", &Ticket::rows, "Rows that were asked for.")
       .def_property_readonly("scored", &Ticket::scored, "Rows that have been scored so far.")
       .def_property_readonly("error", &Ticket::error,
