@@ -137,8 +137,11 @@ class CircuitBreaker:
             self._probe_since = now
             return self._pass
 
-    def succeeded(self, given: int, *, slow: bool = False) -> None:
-        """It worked; ``slow``: but took too long, which a probe may not."""
+    def succeeded(self, given: int, *, slow: bool = False, now: float | None = None) -> None:
+        """It worked; ``slow``: but took too long, which a probe may not.
+
+        ``now``: on the breaker's clock, if the caller has just looked at it.
+        """
         with self._lock:
             if given != self._pass:
                 return
@@ -158,7 +161,7 @@ class CircuitBreaker:
                 return
             # Most often: nothing but successes is remembered, of which none can open it. What
             # is too old is forgotten when the shares are taken.
-            self._outcomes.append((self._clock(), False, False))
+            self._outcomes.append((self._clock() if now is None else now, False, False))
             if len(self._outcomes) > self._policy.window:
                 self._outcomes.popleft()
 

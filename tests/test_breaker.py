@@ -104,6 +104,21 @@ def test_slow_outcomes_open_it_and_old_ones_are_forgotten() -> None:
     assert (breaker.state, breaker.reason) == ("open", "4 of 4 were too slow")
 
 
+def test_a_success_counts_from_when_its_caller_looked_at_the_clock() -> None:
+    clock = Clock()
+    policy = BreakerPolicy(failures=9, error_share=0.5, min_outcomes=2, window_s=10.0)
+    breaker = CircuitBreaker(policy, clock=clock)
+    breaker.succeeded(breaker.admit(), now=clock.now)
+    breaker.succeeded(breaker.admit(), now=clock.now - 8.0)
+    breaker.succeeded(breaker.admit(), now=clock.now)
+    clock.now += 9.0
+    breaker.failed(breaker.admit(), "broken")  # one of four, the second of which is too old once it is first
+    assert breaker.state == "closed"
+    clock.now += 2.0
+    breaker.failed(breaker.admit(), "broken")  # the first three are forgotten
+    assert (breaker.state, breaker.reason) == ("open", "2 of 2 failed, last: broken")
+
+
 def test_a_slow_or_failed_probe_doubles_the_rest_up_to_a_limit() -> None:
     clock = Clock()
     breaker = opened(clock, max_cool_down_s=10.0)

@@ -117,14 +117,13 @@ Layout layout_of(const PairPacker& packer, const Pairs& pairs, const TokenStore&
   return Layout(std::move(layout));
 }
 
-// In the order of the documents. A short call: taking the GIL back would cost more than it does.
-py::array_t<std::int32_t> lengths_of(const PairPacker& packer, const Pairs& pairs, const TokenStore& store) {
-  const PackedLayout layout = packer.layout(pairs.batch, store);
-  auto lengths = new_array<std::int32_t>(layout.lengths.size());
-  std::int32_t* const out = lengths.mutable_data();
-  for (std::size_t row = 0; row < layout.lengths.size(); ++row) {
-    out[static_cast<std::size_t>(layout.permutation[row])] = layout.lengths[row];
-  }
+// A short call: taking the GIL back would cost more than it does.
+py::array_t<std::int32_t> lengths_of(const PairPacker& packer, const py::object& query,
+                                     const TokenStore& store, const py::object& documents) {
+  const Ids ids = input_vector<std::int32_t>(query, "query");
+  const Ids docs = input_vector<std::int32_t>(documents, "docs");
+  auto lengths = new_array<std::int32_t>(docs.span().size());
+  packer.lengths(ids.span(), docs.span(), store, {lengths.mutable_data(), docs.span().size()});
   return lengths;
 }
 
@@ -177,12 +176,8 @@ Raises ValueError unless 1 <= max_query_tokens <= max_tokens - 3, 1 <= max_doc_t
 
 query: int32 (q,) token ids without special tokens; docs: int32 (n,) ordinals of `store`.
 Raises IndexError for a document that does not exist, TypeError or ValueError for a wrong array.)")
-      .def(
-          "lengths",
-          [](const PairPacker& packer, const py::object& query, const TokenStore& store,
-             const py::object& docs) { return lengths_of(packer, Pairs(query, docs), store); },
-          py::arg("query"), py::arg("store"), py::arg("docs"),
-          R"(Tokens of each document's row, int32 (n,), in the order of `docs`.
+      .def("lengths", &lengths_of, py::arg("query"), py::arg("store"), py::arg("docs"),
+           R"(Tokens of each document's row, int32 (n,), in the order of `docs`.
 
 Arguments and errors as in layout(). The GIL is held.)")
       .def(

@@ -11,6 +11,7 @@
 #include "bindings/arrays.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
+#include "core/candidates.h"
 #include "runtime/pair_rows.h"
 #include "runtime/text_rows.h"
 
@@ -157,6 +158,13 @@ py::array_t<float> scores(const Ticket& ticket) {
   return result;
 }
 
+// In one call what a caller asks for in the good case.
+py::object sound_scores(const Ticket& ticket) {
+  const std::size_t rows = ticket.rows();
+  if (ticket.status() != TicketStatus::kDone || rows == 0 || ticket.scored() != rows) return py::none();
+  return all_finite(ticket.scores()) ? scores(ticket) : py::object(py::none());
+}
+
 const char* status_name(const Ticket& ticket) {
   switch (ticket.status()) {
     case TicketStatus::kPending:
@@ -216,6 +224,9 @@ sys.unraisablehook.)")
 NaN where the deadline came before the row was begun. Raises RuntimeError unless the status is done.)")
       .def("holds", &holds, py::arg("values"),
            "Whether the status is done and `values`, float32, are all the scores in one row, bit for bit.")
+      .def(
+          "sound_scores", &sound_scores,
+          "As scores(), if every row that was asked for has been scored, and with finite numbers; else None.")
       .def_property_readonly("rows", &Ticket::rows, "Rows that were asked for.")
       .def_property_readonly("scored", &Ticket::scored, "Rows that have been scored so far.")
       .def_property_readonly("error", &Ticket::error,

@@ -9,6 +9,10 @@
 
 namespace searchpipe {
 
+namespace {
+constexpr std::int32_t kSpecialTokens = 3;  // [CLS], and [SEP] behind the query and the document
+}  // namespace
+
 struct PairPacker::Row {
   std::span<const std::int32_t> query;  // truncated
   TokenRange document;                  // whole
@@ -67,14 +71,20 @@ void write_types(const Rows& rows, const OutputMatrix& out) {
   }
 }
 
-void check_queries(const PairBatch& batch) {
-  for (std::size_t query = 0; query < batch.queries.size(); ++query) {
-    const auto ids = batch.queries[query];
+void check_queries(std::span<const std::span<const std::int32_t>> queries) {
+  for (std::size_t query = 0; query < queries.size(); ++query) {
+    const auto ids = queries[query];
     const auto negative = std::find_if(ids.begin(), ids.end(), [](std::int32_t id) { return id < 0; });
     if (negative != ids.end()) {
       throw std::invalid_argument(message("token ", negative - ids.begin(), " of query ", query, " is ",
                                           *negative, "; token ids are not negative"));
     }
+  }
+}
+
+void check_count(std::size_t pairs) {
+  if (pairs > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
+    throw std::invalid_argument(message(pairs, " pairs in one batch; at most 2147483647 are possible"));
   }
 }
 
@@ -125,6 +135,14 @@ PairPacker::PairPacker(SpecialTokens special, PairLimits limits) : special_(spec
   }
 }
 
+std::int32_t PairPacker::kept_of_query(std::size_t tokens) const {
+  return static_cast<std::int32_t>(std::min(tokens, static_cast<std::size_t>(limits_.max_query_tokens)));
+}
+
+std::int32_t PairPacker::kept_of_document(std::int32_t tokens, std::int32_t query_tokens) const {
+  return std::min({tokens, limits_.max_doc_tokens, limits_.max_tokens - kSpecialTokens - query_tokens});
+}
+
 std::vector<PairPacker::Row> PairPacker::plan(const PairBatch& batch, const TokenStore& store,
                                               PackedLayout& layout) const {
   const std::size_t count = batch.docs.size();
@@ -132,23 +150,19 @@ std::vector<PairPacker::Row> PairPacker::plan(const PairBatch& batch, const Toke
     throw std::invalid_argument(message("query_of_row has ", batch.query_of_row.size(), " entries and docs ",
                                         count, "; they must be equally long"));
   }
-  if (count > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
-    throw std::invalid_argument(message(count, " pairs in one batch; at most 2147483647 are possible"));
-  }
-  check_queries(batch);
+  check_count(count);
+  check_queries(batch.queries);
 
   std::vector<Row> pairs(count);
   std::vector<std::int32_t> lengths(count);
   for (std::size_t i = 0; i < count; ++i) {
     Row& pair = pairs[i];
     pair.query = query_of(batch, i);
-    pair.query =
-        pair.query.first(std::min(pair.query.size(), static_cast<std::size_t>(limits_.max_query_tokens)));
-    const auto query_tokens = static_cast<std::int32_t>(pair.query.size());
+    const std::int32_t query_tokens = kept_of_query(pair.query.size());
+    pair.query = pair.query.first(static_cast<std::size_t>(query_tokens));
     pair.document = store.range(batch.docs[i]);
-    pair.document_tokens =
-        std::min({pair.document.length, limits_.max_doc_tokens, limits_.max_tokens - 3 - query_tokens});
-    pair.length = query_tokens + pair.document_tokens + 3;
+    pair.document_tokens = kept_of_document(pair.document.length, query_tokens);
+    pair.length = query_tokens + pair.document_tokens + kSpecialTokens;
     pair.position = static_cast<std::int32_t>(i);
     lengths[i] = pair.length;
   }
@@ -163,6 +177,27 @@ std::vector<PairPacker::Row> PairPacker::plan(const PairBatch& batch, const Toke
   }
   layout.width = count == 0 ? 0 : layout.lengths.front();
   return rows;
+}
+
+std::int64_t PairPacker::lengths(std::span<const std::int32_t> query, std::span<const std::int32_t> docs,
+                                 const TokenStore& store, std::span<std::int32_t> out) const {
+  if (out.size() != docs.size()) {
+    throw std::invalid_argument(
+        message("out has room for ", out.size(), " lengths, ", docs.size(), " documents need one each"));
+  }
+  check_count(docs.size());
+  check_queries({&query, 1});
+  const std::int32_t query_tokens = kept_of_query(query.size());
+  for (const std::int32_t doc : docs) store.prefetch_range(doc);
+  std::int64_t total = 0;
+  for (std::size_t i = 0; i < docs.size(); ++i) {
+    const TokenRange document = store.range(docs[i]);
+    const std::int32_t kept = kept_of_document(document.length, query_tokens);
+    store.prefetch(document, kept);
+    out[i] = query_tokens + kept + kSpecialTokens;
+    total += out[i];
+  }
+  return total;
 }
 
 PackedLayout PairPacker::layout(const PairBatch& batch, const TokenStore& store) const {

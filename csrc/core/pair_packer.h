@@ -78,6 +78,11 @@ class PairPacker {
   // different lengths or negative token ids.
   PackedLayout layout(const PairBatch& batch, const TokenStore& store) const;
 
+  // Tokens of the row of one query and each of `docs`, in the order of `docs`; returns their sum. `out` is as
+  // long as `docs`. Has the documents' tokens fetched, which are packed soon after. Throws as layout() does.
+  std::int64_t lengths(std::span<const std::int32_t> query, std::span<const std::int32_t> docs,
+                       const TokenStore& store, std::span<std::int32_t> out) const;
+
   // Fills rows 0..n - 1 of each buffer, all columns; rows after them are left as they are. Throws as layout()
   // does, and std::invalid_argument for a buffer that is too small, in which case nothing was written.
   PackedLayout pack(const PairBatch& batch, const TokenStore& store, const PackOutputs& outputs) const;
@@ -94,6 +99,9 @@ class PairPacker {
 
  private:
   struct Row;
+  // Tokens kept of a query, and of a document behind it.
+  std::int32_t kept_of_query(std::size_t tokens) const;
+  std::int32_t kept_of_document(std::int32_t tokens, std::int32_t query_tokens) const;
   std::vector<Row> plan(const PairBatch& batch, const TokenStore& store, PackedLayout& layout) const;
   template <class Id>
   Id* write_ids(const Row& row, const TokenStore& store, Id* out) const;

@@ -28,9 +28,10 @@ struct BucketBatch {
 //
 // Dynamic programming over the places to cut: best(i) = min over buckets b of
 // cost(b) + best(i + rows that b holds from row i on). A bucket is filled as
-// far as it goes, since fewer rows never cost more. O(rows x buckets).
-// Padded rows have to be sorted longest first: the first row of a batch then
-// decides which buckets are wide enough.
+// far as it goes, since fewer rows never cost more. Cuts with which a plan cannot be the best are left out,
+// by a bound on what the rows behind them cost; rows that one batch takes are mostly planned in O(rows +
+// buckets), others in O(rows x buckets x log rows) at most. Padded rows have to be sorted longest first: the
+// first row of a batch then decides which buckets are wide enough.
 //
 // `exact_shape` (padded rows only): the engine runs any shape up to the
 // bucket, so a batch costs what it really holds and is not filled up. Throws

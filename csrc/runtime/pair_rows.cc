@@ -15,12 +15,8 @@ OutputMatrix matrix(std::int32_t* data, std::size_t rows, std::int32_t width) {
 PairRows::PairRows(const PairPacker& packer, std::shared_ptr<const TokenStore> store,
                    std::vector<std::int32_t> query, std::vector<std::int32_t> docs)
     : packer_(packer), store_(std::move(store)), query_(std::move(query)), docs_(std::move(docs)) {
-  const std::span<const std::int32_t> queries[] = {query_};
-  const PackedLayout layout = packer_.layout({queries, {}, docs_}, *store_);
   lengths_.resize(docs_.size());
-  for (std::size_t row = 0; row < docs_.size(); ++row) {
-    lengths_[static_cast<std::size_t>(layout.permutation[row])] = layout.lengths[row];
-  }
+  packer_.lengths(query_, docs_, *store_, lengths_);
 }
 
 std::vector<std::int32_t> PairRows::write(std::span<const std::int32_t> rows, const RowMemory& memory) const {

@@ -22,6 +22,9 @@ class RequestCost {
   double seconds(std::span<const std::int32_t> lengths) const;
 
  private:
+  // As the engine takes them, longest first.
+  std::vector<std::int32_t> descending(std::span<const std::int32_t> lengths) const;
+
   EngineShape engine_;
   std::vector<BucketCost> costs_;
   std::vector<double> seconds_;  // of one batch, by bucket

@@ -46,6 +46,13 @@ void pack_at_random(const PairPacker& packer, const TokenStore& store, std::mt19
   }
   const PairBatch batch{spans, query_of_row, docs};
   const PackedLayout plan = packer.layout(batch, store);
+  if (queries.size() == 1) {
+    std::vector<std::int32_t> lengths(docs.size());
+    CHECK(packer.lengths(queries[0], docs, store, lengths) == plan.total_tokens);
+    for (std::size_t row = 0; row < docs.size(); ++row) {
+      CHECK(lengths[static_cast<std::size_t>(plan.permutation[row])] == plan.lengths[row]);
+    }
+  }
   const auto rows = static_cast<std::int64_t>(docs.size());
   const std::int64_t columns = plan.width + static_cast<std::int64_t>(random() % 4);
   const auto size = static_cast<std::size_t>(rows * columns);
@@ -106,6 +113,9 @@ void refuse(const PairPacker& packer, const TokenStore& store) {
   stress::check_throws<std::out_of_range>([&] { packer.layout({spans, {}, missing}, store); });
   stress::check_throws<std::out_of_range>([&] { packer.layout({spans, rows, docs}, store); });
   stress::check_throws<std::out_of_range>([&] { packer.layout({{}, {}, docs}, store); });
+  std::vector<std::int32_t> lengths(docs.size());
+  stress::check_throws<std::out_of_range>([&] { packer.lengths(query, missing, store, lengths); });
+  stress::check_throws<std::invalid_argument>([&] { packer.lengths(query, {}, store, lengths); });
   const OutputMatrix out = matrix(small, 2, 4, false);
   stress::check_throws<std::invalid_argument>([&] { packer.pack({spans, {}, docs}, store, {out, out, {}}); });
   CHECK(std::count(small.begin(), small.end(), -1) == 8);

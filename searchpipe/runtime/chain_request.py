@@ -23,14 +23,14 @@ class Request(NamedTuple):
         given: the pass of its breaker, which is handed back in every case.
         ticket: of its scorer.
         begun: the chain's clock, in seconds.
-        slow_s: seconds from which on the engine counts as too slow.
+        before_s: seconds of what others had given to the engine then, by its forecaster.
     """
 
     live: Live
     given: int
     ticket: _core.Ticket
     begun: float
-    slow_s: float
+    before_s: float
 
     def run(self, timeout: float | None, spare: Spare | None) -> bool:
         """Queue it, use the time for ``spare``, wait; False if ``timeout`` seconds went by before the end.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -250,29 +249,21 @@ class EngineChain:
         except BaseException:
             live.breaker.abandoned(given)
             raise
-        slow_s = math.inf if live.forecaster is None else _SLOW * live.forecaster.expected_s(ticket.rows)
-        return Request(live, given, ticket, self._clock(), slow_s)
+        before_s = 0.0 if live.forecaster is None else live.forecaster.given_s
+        return Request(live, given, ticket, self._clock(), before_s)
 
     def _result(self, request: Request, ended: bool = True, timeout: float | None = None) -> Float32:
         live, ticket = request.live, request.ticket
         if not ended and ticket.cancel():
             self._ran_out(request)
             raise TimeoutError(f"No scores within {timeout:.3g} s.")
+        scores = ticket.sound_scores()
+        if scores is not None:
+            self._succeeded(request)
+            return scores
         status = ticket.status
         if status == "done":
-            scores = ticket.scores()
-            now = self._clock()
-            self._timeouts, self._last_result = 0, now
-            if mostly_bad(scores, ticket):
-                self._failed(request, "its scores are not finite numbers")
-                if live is not self._keeper.serving:
-                    raise EngineFailedError(f"Engine {self._name(live)}: its scores are not finite numbers.")
-            elif ticket.scored:
-                live.breaker.succeeded(request.given, slow=now - request.begun > request.slow_s)
-                self._keeper.review(live)
-            else:  # late before they were begun: not the engine's doing
-                live.breaker.abandoned(request.given)
-            return scores
+            return self._partial(request)
         if status == "failed":
             self._failed(request, ticket.error)
             raise EngineFailedError(f"Engine {self._name(live)}: {ticket.error}.")
@@ -280,6 +271,39 @@ class EngineChain:
         if status == "cancelled" and (answering := ANSWERING.get()) is not None:
             answering.check_cancelled()
         raise self._ended(live)
+
+    def _partial(self, request: Request) -> Float32:
+        """Scores of which some are late or not finite."""
+        live, ticket = request.live, request.ticket
+        scores = ticket.scores()
+        if mostly_bad(scores, ticket):
+            self._heard()
+            self._failed(request, "its scores are not finite numbers")
+            if live is not self._keeper.serving:
+                raise EngineFailedError(f"Engine {self._name(live)}: its scores are not finite numbers.")
+        elif ticket.scored:
+            self._succeeded(request)
+        else:  # late before they were begun: not the engine's doing
+            self._heard()
+            live.breaker.abandoned(request.given)
+        return scores
+
+    def _heard(self) -> None:
+        self._timeouts, self._last_result = 0, self._clock()
+
+    def _succeeded(self, request: Request) -> None:
+        live, given, ticket, begun, before_s = request
+        self._timeouts = 0
+        self._last_result = now = self._clock()
+        breaker, forecaster, took_s = live.breaker, live.forecaster, now - begun
+        slow = (
+            forecaster is not None
+            and took_s > _SLOW * forecaster.least_s  # or it is not, whatever was expected
+            and took_s > _SLOW * forecaster.expected_s(ticket.rows, before_s)
+        )
+        breaker.succeeded(given, slow=slow, now=now)
+        if breaker.state != "closed" or live is self._keeper.probing:
+            self._keeper.review(live)
 
     def _failed(self, request: Request, reason: str) -> None:
         request.live.breaker.failed(request.given, reason)

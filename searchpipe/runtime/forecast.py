@@ -22,6 +22,20 @@ class Forecast(NamedTuple):
     run_s: float
 
 
+class Outlook(NamedTuple):
+    """What a request of pairs would be.
+
+    Attributes:
+        lengths: tokens of each pair's row, int32 ``(n,)``.
+        tokens: of all rows.
+        forecast: if it were made now; None if nobody can tell.
+    """
+
+    lengths: Int32
+    tokens: int
+    forecast: Forecast | None
+
+
 class Forecaster:
     """Predicts requests of one engine, and knows what it has been given and not finished.
 
@@ -33,6 +47,10 @@ class Forecaster:
 
     Args:
         executor: prepared, with measured costs in milliseconds.
+
+    Attributes:
+        given_s: seconds of what was given to the engine and is not finished.
+        least_s: what :meth:`expected_s` is at least.
     """
 
     def __init__(self, executor: _core.Executor) -> None:
@@ -48,24 +66,44 @@ class Forecaster:
         # A row of unknown length is taken to be as long as they come.
         rows_of = {b: b[1] // longest if executor.packed else b[0] for b in buckets}
         self._row_s = min(seconds[b] / rows for b, rows in rows_of.items() if rows and b[1] >= longest)
-        self._largest_s = max(seconds.values())
+        self.least_s = max(seconds.values()) + _HANDOVER_S
         self._lock = threading.Lock()
-        self._given_s = 0.0
+        self.given_s = 0.0
 
     def predict(self, lengths: Int32) -> Forecast:
         """Forecast a request of rows with these ``lengths`` in tokens, int32 ``(n,)``, made now."""
-        return Forecast(self._given_s, self._cost.seconds(lengths) + _HANDOVER_S)
+        return Forecast(self.given_s, self._cost.seconds(lengths) + _HANDOVER_S)
 
-    def expected_s(self, rows: int) -> float:
-        """Cautious seconds for a request of ``rows`` made now, behind what was given before and one batch."""
-        return max(self._given_s, rows * self._row_s) + self._largest_s + _HANDOVER_S
+    def outlook(
+        self, packer: _core.PairPacker, store: _core.TokenStore, query_ids: Int32, docs: Int32
+    ) -> Outlook:
+        """Measure and forecast a request of the pairs that ``packer`` would pack.
 
-    def running(self, rows: int, lengths: Int32 | None = None) -> _Running:
+        Raises:
+            IndexError: a document outside the store.
+        """
+        lengths, tokens, seconds = self._cost.of_pairs(packer, store, query_ids, docs)
+        return Outlook(lengths, tokens, Forecast(self.given_s, seconds + _HANDOVER_S))
+
+    def expected_s(self, rows: int, given_s: float | None = None) -> float:
+        """Cautious seconds for a request of ``rows``, behind what was given before and one batch.
+
+        Made now or, with ``given_s`` as it was then, at another time.
+        """
+        return max(self.given_s if given_s is None else given_s, rows * self._row_s) + self.least_s
+
+    def running(
+        self, rows: int, lengths: Int32 | None = None, *, forecast: Forecast | None = None
+    ) -> _Running:
         """Count ``rows`` as given to the engine while the body of a ``with`` waits for them.
 
-        With their ``lengths`` in tokens, int32 ``(rows,)``, as what their batches cost.
+        With their ``lengths`` in tokens, int32 ``(rows,)``, or what was forecast for them, as what their
+        batches cost.
         """
-        seconds = rows * self._row_s if lengths is None else self._cost.seconds(lengths)
+        if forecast is not None:
+            seconds = max(0.0, forecast.run_s - _HANDOVER_S)
+        else:
+            seconds = rows * self._row_s if lengths is None else self._cost.seconds(lengths)
         return _Running(self, seconds)
 
 
@@ -79,12 +117,12 @@ class _Running:
     def __enter__(self) -> None:
         forecaster = self._forecaster
         with forecaster._lock:
-            forecaster._given_s += self._seconds
+            forecaster.given_s += self._seconds
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         forecaster = self._forecaster
         with forecaster._lock:
-            left = forecaster._given_s - self._seconds
-            forecaster._given_s = left if left > 0.0 else 0.0  # never below zero by rounding
+            left = forecaster.given_s - self._seconds
+            forecaster.given_s = left if left > 0.0 else 0.0  # never below zero by rounding

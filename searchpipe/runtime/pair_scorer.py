@@ -10,7 +10,7 @@ from searchpipe.errors import ModelError
 from searchpipe.models.settings import LocalModel
 from searchpipe.models.tokenizer import TextTokenizer
 from searchpipe.runtime.engine_chain import EngineChain, Submit
-from searchpipe.runtime.forecast import Forecast
+from searchpipe.runtime.forecast import Forecast, Outlook
 
 if TYPE_CHECKING:
     from searchpipe import _core
@@ -70,6 +70,7 @@ class ChainPairScorer:
         deadline: float | None = None,
         priority: int = 0,
         meanwhile: Callable[[], None] | None = None,
+        forecast: Forecast | None = None,
     ) -> Float32:
         """Score each of ``docs``: float32 ``(n,)`` logits, in the order of ``docs``.
 
@@ -82,6 +83,8 @@ class ChainPairScorer:
             deadline: seconds of ``time.monotonic()``; pairs not begun by then come back as NaN.
             priority: higher goes first.
             meanwhile: called once on this thread when the pairs were submitted; what it raises is ignored.
+            forecast: what :meth:`outlook` or :meth:`predict` has just said of these pairs, so that it need
+                not be found out again.
 
         Raises:
             IndexError: an ordinal outside the store.
@@ -93,7 +96,8 @@ class ChainPairScorer:
         forecaster = self.chain.forecaster
         if forecaster is None:
             return self._logits(self.chain.run(request, meanwhile=meanwhile))
-        with forecaster.running(len(docs), self.lengths(query_ids, store, docs)):
+        lengths = self.lengths(query_ids, store, docs) if forecast is None else None
+        with forecaster.running(len(docs), lengths, forecast=forecast):
             return self._logits(self.chain.run(request, meanwhile=meanwhile))
 
     async def score_async(
@@ -113,6 +117,14 @@ class ChainPairScorer:
         """How long :meth:`score` of rows with these ``lengths`` would take now; None if nobody knows."""
         forecaster = self.chain.forecaster
         return forecaster.predict(lengths) if forecaster is not None else None
+
+    def outlook(self, query_ids: Int32, store: _core.TokenStore, docs: Int32) -> Outlook:
+        """:meth:`lengths` and :meth:`predict` in one. Raises IndexError for a document outside the store."""
+        forecaster = self.chain.forecaster
+        if forecaster is not None:
+            return forecaster.outlook(self._packer, store, query_ids, docs)
+        lengths = self.lengths(query_ids, store, docs)
+        return Outlook(lengths, int(lengths.sum()), None)
 
     def tokens_of(self, query_ids: Int32, store: _core.TokenStore, docs: Int32) -> tuple[int, int]:
         """Rows and width (tokens) of ``docs`` in one batch, for a cost model."""

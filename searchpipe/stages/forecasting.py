@@ -9,7 +9,7 @@ from typing import Protocol
 
 from searchpipe._core import TokenStore
 from searchpipe.arrays import Float32, Int32
-from searchpipe.runtime.forecast import Forecast
+from searchpipe.runtime.forecast import Forecast, Outlook
 
 
 class ForecastingScorer(Protocol):
@@ -37,6 +37,31 @@ class ForecastingScorer(Protocol):
         Higher ``priority`` goes first. ``meanwhile`` is called once on the caller's thread when the device
         has the pairs, and does not raise; a scorer without this parameter is not asked to.
         """
+        ...
+
+
+class OutlookScorer(Protocol):
+    """A :class:`ForecastingScorer` that measures and predicts in one, and need not predict again.
+
+    A forecasting scorer that has ``outlook`` is taken to be one. Called from many threads.
+    """
+
+    def outlook(self, query_ids: Int32, store: TokenStore, docs: Int32) -> Outlook:
+        """What a request of these pairs would be if it were submitted now."""
+        ...
+
+    def score(
+        self,
+        query_ids: Int32,
+        store: TokenStore,
+        docs: Int32,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        meanwhile: Callable[[], None] | None = None,
+        forecast: Forecast | None = None,
+    ) -> Float32:
+        """As a forecasting scorer's; ``forecast`` is what it has just predicted for these pairs."""
         ...
 
 

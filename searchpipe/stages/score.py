@@ -13,9 +13,9 @@ from searchpipe.arrays import Float32, Int32
 from searchpipe.candidates import Candidates
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
-from searchpipe.runtime.forecast import Forecast
+from searchpipe.runtime.forecast import Forecast, Outlook
 from searchpipe.stages.base import Work
-from searchpipe.stages.forecasting import ForecastingScorer, begin_by, takes_meanwhile
+from searchpipe.stages.forecasting import ForecastingScorer, OutlookScorer, begin_by, takes_meanwhile
 
 _MARGIN = 1.2
 """Of a predicted request, for what the prediction does not see; less would make whole requests late."""
@@ -80,6 +80,8 @@ class Score:
     ) -> None:
         self._scorer = scorer
         self._forecasting = cast(ForecastingScorer, scorer) if hasattr(scorer, "predict") else None
+        foresees = self._forecasting is not None and hasattr(scorer, "outlook")
+        self._foresees = cast(OutlookScorer, scorer) if foresees else None
         self._leaves_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
         self._request = f"{self.name} request"
         self._store = store
@@ -101,11 +103,15 @@ class Score:
         if not wanted:
             return
         docs = candidates.docs[:wanted]
-        lengths = self._scorer.lengths(work.pair_tokens, self._store, docs)
-        logits = np.full(wanted, np.nan, np.float32)
-        done = self._score_at_once(work, docs, lengths, logits)
-        if done is None:
-            done = self._score_steps(work, docs, lengths, logits)
+        if self._foresees is not None:
+            outlook = self._foresees.outlook(work.pair_tokens, self._store, docs)
+        else:
+            lengths = self._scorer.lengths(work.pair_tokens, self._store, docs)
+            outlook = Outlook(lengths, int(lengths.sum()), None)
+        scored = self._score_at_once(work, docs, outlook)
+        if scored is None:
+            scored = self._score_steps(work, docs, outlook.lengths)
+        logits, done = scored
         finite = wanted if _core.all_finite(logits) else int(np.count_nonzero(np.isfinite(logits)))
         bad = done - finite
         if bad:
@@ -116,43 +122,53 @@ class Score:
         work.units = done
         work.decision = f"{done} of {wanted} pairs"
 
-    def _score_at_once(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> int | None:
-        """Fill ``logits`` by one request; returns how many pairs were tried, None if nobody can predict."""
+    def _score_at_once(self, work: Work, docs: Int32, outlook: Outlook) -> tuple[Float32, int] | None:
+        """Logits by one request (NaN: none), and how many pairs were tried; None if nobody can predict."""
         scorer = self._forecasting
         if scorer is None:
             return None
         assert work.pair_tokens is not None
+        lengths, tokens, forecast = outlook
         wanted = rows = len(docs)
         deadline = None
         if not work.deadline.unlimited:
             allowance = work.allowance()
-            fitting = _fitting(scorer, lengths, allowance)
-            if fitting is None:
-                return None
-            rows, forecast = fitting
-            if not rows:
-                reason = "busy" if _MARGIN * forecast.run_s <= allowance else "deadline"
-                self._give_up(work, reason, 0, wanted)
-                return 0
+            if forecast is None or forecast.wait_s + _MARGIN * forecast.run_s > allowance:
+                fitting = _fitting(scorer, lengths, allowance, forecast)
+                if fitting is None:
+                    return None
+                rows, forecast = fitting
+                if not rows:
+                    reason = "busy" if _MARGIN * forecast.run_s <= allowance else "deadline"
+                    self._give_up(work, reason, 0, wanted)
+                    return _unscored(wanted), 0
             deadline = begin_by(allowance, forecast)
+            if rows < wanted:
+                docs, tokens = docs[:rows], int(lengths[:rows].sum())
         asked: dict[str, Any] = {"deadline": deadline, "priority": work.query.priority}
         if self._leaves_time:
             asked["meanwhile"] = work.prepare_later
+        if self._foresees is not None:
+            asked["forecast"] = forecast
         try:
-            with work.step(self._request, int(lengths[:rows].sum())):
-                logits[:rows] = scorer.score(work.pair_tokens, self._store, docs[:rows], **asked)
+            with work.step(self._request, tokens):
+                logits = scorer.score(work.pair_tokens, self._store, docs, **asked)
         except OverloadedError:
             self._give_up(work, "busy", 0, wanted)
-            return 0
+            return _unscored(wanted), 0
+        if rows < wanted or not _is_column(logits, wanted):
+            found, logits = logits, _unscored(wanted)
+            logits[:rows] = found
         done = rows
         if deadline is not None and time.monotonic() >= deadline:
             done -= int(np.count_nonzero(np.isnan(logits[:rows])))
         if done < wanted:
             self._give_up(work, "shortened" if done else "busy", done, wanted)
-        return done
+        return logits, done
 
-    def _score_steps(self, work: Work, docs: Int32, lengths: Int32, logits: Float32) -> int:
-        """Fill ``logits`` step by step; returns how many pairs were tried."""
+    def _score_steps(self, work: Work, docs: Int32, lengths: Int32) -> tuple[Float32, int]:
+        """Logits step by step, NaN for the rest, and how many pairs were tried."""
+        logits = _unscored(len(docs))
         wanted, done = len(docs), 0
         assert work.pair_tokens is not None
         # Without a limit every pair will be scored, so the order is free: rows
@@ -183,7 +199,7 @@ class Score:
                 reason = "busy"
             self._give_up(work, reason, done, wanted)
             break
-        return done
+        return logits, done
 
     @staticmethod
     def _give_up(work: Work, reason: str, done: int, wanted: int) -> None:
@@ -201,17 +217,26 @@ class Score:
         return f"{self._model}, up to {self._depth} pairs {steps}, weight {self._weight:g}"
 
 
-def _fitting(scorer: ForecastingScorer, lengths: Int32, allowance_s: float) -> tuple[int, Forecast] | None:
+def _is_column(scores: object, rows: int) -> bool:
+    return isinstance(scores, np.ndarray) and scores.dtype == np.float32 and scores.shape == (rows,)
+
+
+def _unscored(pairs: int) -> Float32:
+    logits: Float32 = np.full(pairs, np.nan, np.float32)
+    return logits
+
+
+def _fitting(
+    scorer: ForecastingScorer, lengths: Int32, allowance_s: float, whole: Forecast | None = None
+) -> tuple[int, Forecast] | None:
     """The most of the first pairs that will be done in time, and their forecast; that of one if none will.
 
-    None if the scorer cannot tell.
+    ``whole``: the forecast of all of them, if it is known. None if the scorer cannot tell.
     """
     low, high = 0, len(lengths)
     rows, best = high, None
-    while True:
-        forecast = scorer.predict(lengths[:rows])
-        if forecast is None:
-            return None
+    forecast = whole if whole is not None else scorer.predict(lengths)
+    while forecast is not None:
         if forecast.wait_s + _MARGIN * forecast.run_s <= allowance_s:
             low, best = rows, forecast
         else:
@@ -219,6 +244,9 @@ def _fitting(scorer: ForecastingScorer, lengths: Int32, allowance_s: float) -> t
         if low >= high:
             break
         rows = (low + high + 1) // 2
+        forecast = scorer.predict(lengths[:rows])
+    if forecast is None:
+        return None
     if best is None:
         best = forecast if rows == 1 else scorer.predict(lengths[:1])
     return None if best is None else (low, best)

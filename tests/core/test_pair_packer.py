@@ -98,6 +98,9 @@ def test_rows_equal_the_reference(store: TokenStore, data: st.DataObject) -> Non
     if one_query:
         plan = packer.layout(arrays[0], store, doc_array)
         layout = packer.pack(arrays[0], store, doc_array, ids, mask, given_types)
+        in_their_order = packer.lengths(arrays[0], store, doc_array)
+        assert in_their_order.dtype == np.int32
+        assert in_their_order[plan.permutation].tolist() == plan.lengths.tolist()
     else:
         plan = packer.layout_many(arrays, row_array, store, doc_array)
         layout = packer.pack_many(arrays, row_array, store, doc_array, ids, mask, given_types)
@@ -229,6 +232,20 @@ def test_unusable_inputs(
 ) -> None:
     with pytest.raises(error, match=message):
         pack_into(store, **changed)
+
+
+def test_lengths_refuse_what_packing_refuses(store: TokenStore) -> None:
+    packer = PairPacker(cls_id=CLS, sep_id=SEP)
+    query, docs = np.array([7], np.int32), np.array([0, 1], np.int32)
+    with pytest.raises(IndexError, match=f"document {DOCUMENT_COUNT} is outside"):
+        packer.lengths(query, store, np.array([1, DOCUMENT_COUNT], np.int32))
+    with pytest.raises(IndexError, match="document -1 is outside"):
+        packer.lengths(query, store, np.array([-1], np.int32))
+    with pytest.raises(ValueError, match="token 1 of query 0 is -4"):
+        packer.lengths(np.array([7, -4], np.int32), store, docs)
+    with pytest.raises(TypeError, match="docs has dtype int64"):
+        packer.lengths(query, store, docs.astype(np.int64))  # type: ignore[arg-type]
+    assert packer.lengths(query, store, docs[:0]).tolist() == []
 
 
 def test_unusable_batches_of_several_queries(store: TokenStore) -> None:

@@ -64,6 +64,30 @@ def test_cuts_are_whole_fit_and_cost_the_least(
     assert total <= least_cost(lengths, buckets, costs, exact) + 1e-9
 
 
+@given(BUCKETS, st.lists(st.integers(1, 40), max_size=40), st.sampled_from([0.0, 0.05, -0.3]))
+def test_costs_of_a_launch_and_its_places_bound_nothing_too_much(
+    buckets: list[tuple[int, int]], rows: list[int], launch: float
+) -> None:
+    # As measured on a GPU: most cuts can be left out. With launches below zero none can.
+    widest = max(tokens for _, tokens in buckets)
+    lengths = sorted((min(row, widest) for row in rows), reverse=True)
+    costs = [(launch + 2e-3 * count * tokens, 0.0) for count, tokens in buckets]
+    batches = _core.cut_into_batches(lengths, buckets, costs)
+    of_bucket = {bucket: fixed for bucket, (fixed, _) in zip(buckets, costs, strict=True)}
+    total = sum(of_bucket[count, tokens] for _, _, count, tokens in batches)
+    assert total == pytest.approx(least_cost(lengths, buckets, costs, exact=False), abs=1e-9)
+
+
+def test_of_plans_that_cost_the_same_the_first_bucket_is_taken() -> None:
+    costs = [(1.0, 0.0)] * 3
+    assert _core.cut_into_batches([8, 8], [(2, 8), (4, 8), (4, 16)], costs) == [(0, 2, 2, 8)]
+    # A tie of one batch and two: the smaller bucket first.
+    assert _core.cut_into_batches([8, 8], [(1, 8), (2, 8)], [(1.0, 0.0), (2.0, 0.0)]) == [
+        (0, 1, 1, 8),
+        (1, 2, 1, 8),
+    ]
+
+
 def test_what_cannot_be_cut_is_refused() -> None:
     with pytest.raises(ValueError, match="a row of 9 tokens fits no bucket"):
         _core.cut_into_batches([9], [(4, 8)], [(1.0, 0.0)])

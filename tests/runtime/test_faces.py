@@ -92,6 +92,9 @@ def test_pairs_score_as_on_the_cpu_itself(
     np.testing.assert_array_equal(
         scorer.lengths(QUERY, small_store, docs), small_store.lengths(docs).clip(max=20) + 6
     )
+    outlook = scorer.outlook(QUERY, small_store, docs)
+    assert outlook.forecast is None  # nobody has measured this engine
+    assert outlook.tokens == outlook.lengths.sum() == scorer.lengths(QUERY, small_store, docs).sum()
     assert scorer.tokens_of(QUERY, small_store, docs) == plain.tokens_of(QUERY, small_store, docs)
     scorer.close()
 

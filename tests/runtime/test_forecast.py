@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from searchpipe import _core
 from searchpipe.runtime.forecast import Forecaster
-from tests.runtime.row_model import packed_engine
+from tests.runtime.row_model import packed_engine, random_store
 
 BUCKETS = [(4, 16), (8, 16), (8, 32)]
 COSTS = [(1.0, 0.0), (1.5, 0.0), (4.0, 0.0)]
@@ -59,6 +61,44 @@ def test_others_rows_of_known_length_cost_what_their_batches_cost(forecaster: Fo
         with forecaster.running(8, np.full(8, 32, np.int32)):
             assert forecaster.predict(one).wait_s == pytest.approx(7e-3)
     assert forecaster.predict(one).wait_s == 0.0
+
+
+def test_an_outlook_is_lengths_and_forecast_in_one(forecaster: Forecaster, tmp_path: Path) -> None:
+    store = random_store(tmp_path / "tokens", documents=40, longest=40, seed=4)
+    packer = _core.PairPacker(cls_id=101, sep_id=102, max_query_tokens=4, max_doc_tokens=50, max_tokens=32)
+    query = np.arange(2000, 2003, dtype=np.int32)
+    for docs in (np.arange(40, dtype=np.int32)[::-1], np.array([3], np.int32), np.empty(0, np.int32)):
+        with forecaster.running(16):
+            found = forecaster.outlook(packer, store, query, docs)
+            assert found.forecast == forecaster.predict(found.lengths)
+            assert found.forecast.wait_s == forecaster.given_s > 0.0
+        assert found.lengths.tolist() == packer.lengths(query, store, docs).tolist()
+        assert found.tokens == found.lengths.sum()
+    with pytest.raises(IndexError, match="document 40"):
+        forecaster.outlook(packer, store, query, np.array([1, 40], np.int32))
+
+
+def test_what_was_forecast_counts_as_what_was_measured(forecaster: Forecaster) -> None:
+    lengths = np.full(12, 9, np.int32)
+    with forecaster.running(12, lengths):
+        measured = forecaster.given_s
+    with forecaster.running(12, forecast=forecaster.predict(lengths)):
+        assert forecaster.given_s == pytest.approx(measured)
+    assert forecaster.given_s == 0.0
+    with forecaster.running(0, forecast=forecaster.predict(lengths[:0])):
+        assert forecaster.given_s == 0.0
+
+
+def test_what_is_expected_depends_on_what_was_given_before(forecaster: Forecaster) -> None:
+    alone = forecaster.expected_s(8)
+    assert alone > forecaster.least_s == forecaster.expected_s(0)
+    with forecaster.running(80):
+        behind = forecaster.expected_s(8)
+        assert behind > alone
+        before_s = forecaster.given_s
+        assert forecaster.expected_s(8, 0.0) == alone
+    assert forecaster.expected_s(8) == alone
+    assert forecaster.expected_s(8, before_s) == behind
 
 
 def test_packed_rows_cost_what_their_tokens_cost(device: _core.Device) -> None:

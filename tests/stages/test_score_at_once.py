@@ -16,7 +16,7 @@ from searchpipe.deadline import Deadline
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.query import Query
-from searchpipe.runtime.forecast import Forecast
+from searchpipe.runtime.forecast import Forecast, Outlook
 from searchpipe.stages.base import Work
 from searchpipe.stages.encode import Encode
 from searchpipe.stages.score import _MARGIN, Score, _fitting
@@ -156,6 +156,67 @@ def test_the_largest_request_that_fits_is_found(count, wait_s, row_s, allowance)
 
     assert rows == max((n for n in range(1, count + 1) if fits(n)), default=0)
     assert forecast == Forecast(wait_s, row_s * max(rows, 1))
+
+
+class Foreseeing(Engine):
+    """Measures and predicts in one, and takes its own forecast back."""
+
+    def __init__(self, **changes):
+        super().__init__(**changes)
+        self.predicted: list[int] = []
+        self.forecasts: list[Forecast | None] = []
+
+    def predict(self, lengths):
+        self.predicted.append(len(lengths))
+        return super().predict(lengths)
+
+    def outlook(self, query_ids, store, docs):
+        lengths = self.lengths(query_ids, store, docs)
+        return Outlook(lengths, int(lengths.sum()), super().predict(lengths))
+
+    def score(self, query_ids, store, docs, *, deadline=None, priority=0, forecast=None):
+        self.forecasts.append(forecast)
+        return super().score(query_ids, store, docs, deadline=deadline, priority=priority)
+
+
+def test_an_outlook_that_fits_is_not_predicted_again(make_work):
+    engine = Foreseeing(row_s=1e-6, wait_s=0.25)
+    work = run(engine, make_work(300, budget_ms=FAR), depth=256)
+    assert engine.predicted == []
+    assert engine.forecasts == [Forecast(0.25, pytest.approx(256e-6))]
+    assert work.decision == "256 of 256 pairs"
+
+
+def test_an_outlook_that_does_not_fit_is_shrunk(make_work):
+    engine = Foreseeing(row_s=1.0)
+    work = run(engine, make_work(50, budget_ms=12_500.0), depth=50)
+    assert [len(docs) for docs, _ in engine.requests] == [10]
+    assert engine.forecasts == [Forecast(0.0, 10.0)]
+    assert 50 not in engine.predicted
+    assert [d.given_up for d in work.degradations] == ["scored 10 of 50 candidates"]
+
+
+@pytest.mark.parametrize("budget_ms", [FAR, math.inf])
+def test_an_outlook_without_a_forecast_goes_by_steps_unless_there_is_no_limit(make_work, budget_ms):
+    engine = Foreseeing(known=False)
+    Score(engine, None, ComputeGate(), step_rows=4).run(make_work(8, budget_ms=budget_ms))
+    at_once = math.isinf(budget_ms)
+    assert [len(docs) for docs, _ in engine.requests] == ([8] if at_once else [1, 1, 2, 4])
+    assert engine.forecasts == [None] * len(engine.requests)
+
+
+@pytest.mark.parametrize(
+    "kind", [np.float64, np.float32, list, lambda s: s.astype(np.float32)[::1].reshape(1, -1)]
+)
+def test_scores_of_other_kinds_are_taken_too(make_work, kind):
+    engine = Engine(row_s=1e-6)
+    engine.score = lambda q, s, docs, deadline=None, priority=0: (
+        [float(d) for d in docs] if kind is list else kind(docs.astype(np.float64))
+    )
+    work = run(engine, make_work(5, budget_ms=FAR), depth=4)
+    assert work.candidates.docs.tolist() == [3, 2, 1, 0, 4]
+    assert work.candidates.scores["score"].dtype == np.float32
+    assert not work.degradations
 
 
 def query(budget_ms):
