@@ -88,21 +88,24 @@ RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float>
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] >= 0 && ids[i] < count) places.push_back(i);
   }
-  std::vector<std::uint64_t> keys(places.size());
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    keys[i] = order_key(scores[places[i]], static_cast<std::uint32_t>(ids[places[i]]));
-  }
-  const bool in_order = std::is_sorted(keys.begin(), keys.end());  // as an exact index gives them
-  std::vector<std::size_t> before;
-  const auto sort_by = [&](auto key_of) {
-    for (std::size_t i = 0; i < keys.size(); ++i) keys[i] = std::uint64_t{key_of(places[i])} << 32 | i;
-    sort_keys(keys);
-    before = places;
-    for (std::size_t i = 0; i < keys.size(); ++i) places[i] = before[static_cast<std::uint32_t>(keys[i])];
+  const auto key_of = [&](std::size_t place) { return descending_key(scores[place]); };
+  const auto precedes = [&](std::size_t a, std::size_t b) {
+    const std::uint32_t one = key_of(a), other = key_of(b);
+    return one != other ? one < other : ids[a] < ids[b];
+  };
+  const bool in_order =
+      std::is_sorted(places.begin(), places.end(), precedes);  // as an exact index gives them
+  const auto sort_by = [&](auto key) {
+    std::vector<std::uint32_t> keys(places.size());
+    std::transform(places.begin(), places.end(), keys.begin(), key);
+    const std::vector<std::size_t> before = places;
+    const std::vector<std::int32_t> order = places_by_key(keys);
+    std::transform(order.begin(), order.end(), places.begin(),
+                   [&](std::int32_t at) { return before[static_cast<std::size_t>(at)]; });
   };
   if (!in_order) {
     sort_by([&](std::size_t place) { return static_cast<std::uint32_t>(ids[place]); });
-    sort_by([&](std::size_t place) { return descending_key(scores[place]); });
+    sort_by(key_of);
   }
   places.resize(std::min(places.size(), limit));
   RankedDocuments found;
