@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -12,14 +13,13 @@
 // pybind11 does around an array would cost more than the work on it. Call with the GIL held.
 namespace searchpipe::bindings {
 
-// A 1-D array of exactly this dtype, as input_vector() takes it, without a reference to it: the caller keeps
-// `object`. One that is neither contiguous nor aligned is copied.
+// What input_vector() takes, seen without a reference to it: the caller keeps `object`.
 template <class T>
 class VectorView {
  public:
-  // `name` is called for what an error says: const char* or std::string.
+  // `name` is called if there is something to be refused: it returns what the array is called.
   template <class Name>
-  VectorView(pybind11::handle object, Name&& name) {
+  VectorView(pybind11::handle object, const Name& name) {
     namespace py = pybind11;
     using py::detail::npy_api;
     constexpr int kLayout = int{py::array::c_style} | int{npy_api::NPY_ARRAY_ALIGNED_};
@@ -30,7 +30,7 @@ class VectorView {
         return;
       }
     }
-    copy_ = input_vector<T>(object, std::string(name()));
+    copy_ = input_vector<T>(object, std::string(name()));  // says what is wrong, if it is not the layout
     span_ = copy_->span();
   }
 
@@ -59,6 +59,7 @@ struct NewVector {
   std::span<T> out;
 };
 
+// A new array of these values.
 template <class T>
 pybind11::object copied(std::span<const T> values) {
   NewVector<T> made(values.size());

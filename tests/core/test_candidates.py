@@ -61,6 +61,11 @@ def test_many_scores_are_ordered_too(n: int, seed: int) -> None:
         same(_core.best_first(scores), np.argsort(-scores, kind="stable").astype(np.int32))
 
 
+def test_more_scores_than_16_bits_count_are_ordered_too() -> None:
+    for scores in spreads(np.random.default_rng(1), 70_000):
+        same(_core.best_first(scores), np.argsort(-scores, kind="stable").astype(np.int32))
+
+
 @settings(max_examples=30, deadline=None)
 @given(MANY, SEEDS)
 def test_ordering_candidates_is_sorting_and_taking(n: int, seed: int) -> None:
