@@ -267,6 +267,6 @@ def test_columns_are_refused_as_lists_are() -> None:
     with pytest.raises(ValueError, match="finite"):
         fuse_found({"a": (one, scores * np.float32("nan"))}, {}, "minmax", 60.0, "fused")
     with pytest.raises(TypeError, match=r"found\['a'\] is no pair"):
-        fuse_found({"a": one}, {}, "rrf", 60.0, "fused")  # type: ignore[dict-item]
+        fuse_found({"a": one}, {}, "rrf", 60.0, "fused")
     with pytest.raises(TypeError, match=r"found\['a'\]\[1\] has dtype float64, not float32"):
         fuse_found({"a": (one, np.ones(2))}, {}, "rrf", 60.0, "fused")  # type: ignore[dict-item]
