@@ -2,7 +2,7 @@ from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, final
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from searchpipe.errors import EngineError
 
 _T = TypeVar("_T")
+_Candidates: TypeAlias = tuple[
+    NDArray[np.int32], dict[str, NDArray[np.float32]], dict[str, NDArray[Any]] | None
+]
 
 @final
 class TokenStoreWriter:
@@ -159,13 +162,13 @@ def fuse_scores(
     normalize: Literal["minmax", "zscore", "none"] = "minmax",
     limit: int = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
-def fuse_columns(
-    lists: Sequence[tuple[NDArray[np.int32], NDArray[np.float32]]],
-    *,
-    weights: Sequence[float] | None = None,
-    method: Literal["rrf", "minmax", "zscore", "none"] = "rrf",
-    k: float = 60.0,
-) -> tuple[NDArray[np.int32], NDArray[np.float32], list[NDArray[np.float32]]]: ...
+def fuse_found(
+    found: dict[str, tuple[NDArray[np.int32], NDArray[np.float32]]],
+    weights: dict[str, float],
+    method: Literal["rrf", "minmax", "zscore", "none"],
+    k: float,
+    name: str,
+) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]: ...
 def all_finite(values: NDArray[Any]) -> bool: ...
 def best_first(scores: NDArray[np.float32]) -> NDArray[np.int32]: ...
 def ranked(
@@ -183,25 +186,38 @@ def blend_opinion(
 def log_odds_against(logits: NDArray[np.float32], *, temperature: float) -> NDArray[np.float32]: ...
 def reorder_by_opinion(
     docs: NDArray[np.int32],
-    columns: Sequence[NDArray[Any]],
+    scores: dict[str, NDArray[np.float32]],
+    beside: dict[str, NDArray[Any]] | None,
+    name: str,
     logits: NDArray[np.float32],
     odds_against: NDArray[np.float32],
     prior: NDArray[np.float32],
-    *,
     weight: float,
-) -> tuple[NDArray[np.int32], list[NDArray[Any]], NDArray[np.float32], NDArray[np.float32]]: ...
+) -> _Candidates: ...
+def order_by(
+    docs: NDArray[np.int32],
+    scores: dict[str, NDArray[np.float32]],
+    beside: dict[str, NDArray[Any]] | None,
+    name: str,
+    values: NDArray[np.float32],
+) -> _Candidates | None: ...
 def feature_matrix(
     docs: NDArray[np.int32],
     parts: Sequence[tuple[Literal["scaled", "by document", "by place"], NDArray[Any]] | None],
 ) -> NDArray[np.float32]: ...
+def weigh_features(
+    docs: NDArray[np.int32],
+    parts: Sequence[tuple[Literal["scaled", "by document", "by place"], NDArray[Any]] | None],
+    weights: NDArray[np.float32],
+) -> NDArray[np.float32]: ...
 def places_in(docs: NDArray[np.int32], orders: Sequence[NDArray[np.int32]]) -> list[list[int]]: ...
 def take(
     docs: NDArray[np.int32],
-    columns: Sequence[NDArray[np.float32]],
+    scores: dict[str, NDArray[np.float32]],
+    beside: dict[str, NDArray[Any]] | None,
     rows: NDArray[np.int32],
-    *,
     rest: bool = False,
-) -> tuple[NDArray[np.int32], list[NDArray[np.float32]]]: ...
+) -> _Candidates: ...
 
 @final
 class Blobs:

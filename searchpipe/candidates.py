@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,8 +48,18 @@ class Candidates:
         """
         if rows.dtype != np.int32:
             rows = (np.flatnonzero(rows) if rows.dtype == bool else rows).astype(np.int32)
-        columns = [*self.scores.values(), *self.beside().values()]
-        return self._made_of(*_core.take(self.docs, columns, rows, rest=rest))
+        return self._made_of(*_core.take(self.docs, self.scores, self._carried_columns(), rows, rest))
+
+    def ordered_by(self, name: str, values: Float32) -> Candidates | None:
+        """All candidates by ``values``, float32 ``(n,)``, from the largest down; equal ones keep their order.
+
+        The values are kept under ``name``. None if one of them is not finite.
+
+        Raises:
+            ValueError: not one value a candidate.
+        """
+        made = _core.order_by(self.docs, self.scores, self._carried_columns(), name, values)
+        return None if made is None else self._made_of(*made)
 
     def reordered(
         self, name: str, logits: Float32, odds_against: Float32, prior: Float32, weight: float
@@ -59,21 +69,21 @@ class Candidates:
         See :func:`searchpipe._core.reorder_by_opinion`. The logits are kept under ``name``, what the order
         was made from under ``blend``.
         """
-        columns = [*self.scores.values(), *self.beside().values()]
-        docs, columns, opinion, blended = _core.reorder_by_opinion(
-            self.docs, columns, logits, odds_against, prior, weight=weight
+        beside = self._carried_columns()
+        return self._made_of(
+            *_core.reorder_by_opinion(
+                self.docs, self.scores, beside, name, logits, odds_against, prior, weight
+            )
         )
-        made = self._made_of(docs, columns)
-        made.scores[name] = opinion
-        made.scores["blend"] = blended
-        return made
 
-    def _made_of(self, docs: Int32, columns: Sequence[Array]) -> Candidates:
-        """Candidates with what has become of the columns of ``scores`` and of those beside them."""
-        if self.carried is None or not (beside := self.beside()):
-            return Candidates(docs, dict(zip(self.scores, columns, strict=True)))
-        carried = Carried(docs, dict(zip(beside, columns[len(self.scores) :], strict=True)))
-        return Candidates(docs, dict(zip(self.scores, columns, strict=False)), carried)
+    @staticmethod
+    def _made_of(docs: Int32, scores: dict[str, Float32], beside: dict[str, Array] | None) -> Candidates:
+        return Candidates(docs, scores, None if beside is None else Carried(docs, beside))
+
+    def _carried_columns(self) -> dict[str, Array] | None:
+        """As :meth:`beside`; None for nothing."""
+        carried = self.carried
+        return carried.columns if carried is not None and carried.docs is self.docs else None
 
     def carry(self, name: str, column: Array) -> None:
         """Keep ``column``, ``(n,)``, beside these documents, into whatever order :meth:`take` brings them."""
@@ -84,8 +94,7 @@ class Candidates:
 
     def beside(self) -> Mapping[str, Array]:
         """What is carried, name -> ``(n,)``; nothing if the documents were replaced since."""
-        carried = self.carried
-        return carried.columns if carried is not None and carried.docs is self.docs else {}
+        return self._carried_columns() or {}
 
     @classmethod
     def empty(cls) -> Candidates:

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "bindings/arrays.h"
+#include "bindings/columns.h"
 #include "bindings/module.h"
 #include "core/message.h"
 
@@ -71,118 +72,114 @@ std::vector<std::vector<std::int32_t>> places(const py::object& docs, const py::
   return found;
 }
 
-template <class T>
-py::array_t<T> gathered(std::span<const T> values, std::span<const std::int32_t> rows) {
-  py::array_t<T> out = new_array<T>(rows.size());
-  std::transform(rows.begin(), rows.end(), out.mutable_data(),
-                 [&](std::int32_t row) { return values[static_cast<std::size_t>(row)]; });
-  return out;
-}
-
-// The columns at the rows of `order`, which are all within `count`.
-py::list taken_columns(const py::sequence& columns, std::span<const std::int32_t> order, std::size_t count) {
-  py::list taken;
-  for (const py::handle column : columns) {
-    if (!py::isinstance<py::array_t<float>>(column)) {  // a stage of the user's own may keep anything
-      taken.append(column[to_array(std::vector<std::int32_t>(order.begin(), order.end()))]);
-      continue;
+// Candidates in another order: docs, their scores, and what is carried beside them (None or a dict).
+class Reordered {
+ public:
+  Reordered(py::handle docs, py::handle scores, py::handle beside)
+      : docs_(docs, [] { return "docs"; }), scores_(scores), beside_(beside) {
+    if (!PyDict_Check(scores.ptr())) throw py::type_error("scores is no dict of a name to a column");
+    if (!beside.is_none() && !PyDict_Check(beside.ptr())) {
+      throw py::type_error("beside is neither None nor a dict of a name to a column");
     }
-    const Scores values = input_vector<float>(column, "columns[" + std::to_string(taken.size()) + "]");
-    if (values.span().size() != count) {
-      throw py::value_error(message("columns[", taken.size(), "] has ", values.span().size(), " values for ",
-                                    count, " candidates; both must be parallel"));
-    }
-    taken.append(gathered(values.span(), order));
   }
-  return taken;
-}
 
-py::tuple take(const py::object& docs, const py::sequence& columns, const py::object& rows, bool rest) {
-  const Docs documents = input_vector<std::int32_t>(docs, "docs");
-  const Docs chosen = input_vector<std::int32_t>(rows, "rows");
-  const std::size_t count = documents.span().size();
+  std::size_t count() const { return docs_.size(); }
+
+  // (docs, scores, beside) at the rows of `order`, which are all within. `more` adds to the scores.
+  template <class More>
+  py::tuple at(std::span<const std::int32_t> order, More&& more) const {
+    const py::dict scores = taken(scores_, order, "scores");
+    more(scores);
+    py::object beside = py::none();
+    if (!beside_.is_none()) beside = taken(beside_, order, "beside");
+    return py::make_tuple(gathered(docs_.span(), order), scores, beside);
+  }
+
+ private:
+  py::dict taken(py::handle columns, std::span<const std::int32_t> order, const char* what) const {
+    py::dict made;
+    for (const auto& [borrowed, held] : py::reinterpret_borrow<py::dict>(columns)) {
+      // Owned: indexing what a stage of the user's own keeps may run anything.
+      const auto name = py::reinterpret_borrow<py::object>(borrowed);
+      const auto column = py::reinterpret_borrow<py::object>(held);
+      if (!py::isinstance<py::array_t<float>>(column)) {
+        set_item(made, name, column[copied<std::int32_t>(order)]);
+        continue;
+      }
+      const auto called = [&] { return message(what, "[", py::repr(name).cast<std::string>(), "]"); };
+      const VectorView<float> values(column, called);
+      if (values.size() != count()) {
+        throw py::value_error(message(called(), " has ", values.size(), " values for ", count(),
+                                      " candidates; both must be parallel"));
+      }
+      set_item(made, name, gathered(values.span(), order));
+    }
+    return made;
+  }
+
+  VectorView<std::int32_t> docs_;
+  py::handle scores_;
+  py::handle beside_;
+};
+
+py::tuple take(const py::object& docs, const py::object& scores, const py::object& beside,
+               const py::object& rows, bool rest) {
+  const Reordered candidates(docs, scores, beside);
+  const VectorView<std::int32_t> chosen(rows, [] { return "rows"; });
+  const std::size_t count = candidates.count();
   std::vector<std::int32_t> moved;
   std::span<const std::int32_t> order = chosen.span();
   if (rest) {
     moved = moved_to_front(order, count);
     order = moved;
-  }
-  for (const std::int32_t row : order) {
-    if (row < 0 || static_cast<std::size_t>(row) >= count) {
-      throw py::index_error(message("row ", row, " is outside of 0..", count, " candidates"));
+  } else {
+    for (const std::int32_t row : order) {
+      if (row < 0 || static_cast<std::size_t>(row) >= count) {
+        throw py::index_error(message("row ", row, " is outside of 0..", count, " candidates"));
+      }
     }
   }
-  return py::make_tuple(gathered(documents.span(), order), taken_columns(columns, order, count));
+  return candidates.at(order, [](const py::dict&) {});
 }
 
-py::array_t<float> odds(const py::object& logits, float temperature) {
-  const Scores values = input_vector<float>(logits, "logits");
-  py::array_t<float> out = new_array<float>(values.span().size());
-  log_odds_against(values.span(), temperature, {out.mutable_data(), values.span().size()});
-  return out;
+py::object order_by(const py::object& docs, const py::object& scores, const py::object& beside,
+                    const py::object& name, const py::object& values) {
+  const Reordered candidates(docs, scores, beside);
+  const VectorView<float> keys(values, [] { return "values"; });
+  if (keys.size() != candidates.count()) {
+    throw py::value_error(message("there are ", keys.size(), " values for ", candidates.count(),
+                                  " candidates; both must be parallel"));
+  }
+  if (!all_finite(keys.span())) return py::none();
+  const std::vector<std::int32_t> order = best_first(keys.span());
+  return candidates.at(
+      order, [&](const py::dict& made) { set_item(made, name, gathered<float>(keys.span(), order)); });
 }
 
-py::tuple reorder(const py::object& docs, const py::sequence& columns, const py::object& logits,
-                  const py::object& odds_against, const py::object& prior, float weight) {
-  const Docs documents = input_vector<std::int32_t>(docs, "docs");
-  const std::size_t count = documents.span().size();
-  const Scores opinions = input_vector<float>(logits, "logits");
-  const Scores against = input_vector<float>(odds_against, "odds_against");
-  const Scores before = input_vector<float>(prior, "prior");
-  if (before.span().size() < opinions.span().size()) {
-    throw py::value_error(message("prior has ", before.span().size(), " values for ", opinions.span().size(),
+py::object odds(const py::object& logits, float temperature) {
+  const VectorView<float> values(logits, [] { return "logits"; });
+  NewVector<float> made(values.size());
+  log_odds_against(values.span(), temperature, made.out);
+  return std::move(made.array);
+}
+
+py::tuple reorder(const py::object& docs, const py::object& scores, const py::object& beside,
+                  const py::object& name, const py::object& logits, const py::object& odds_against,
+                  const py::object& prior, float weight) {
+  const Reordered candidates(docs, scores, beside);
+  const VectorView<float> opinions(logits, [] { return "logits"; });
+  const VectorView<float> against(odds_against, [] { return "odds_against"; });
+  const VectorView<float> before(prior, [] { return "prior"; });
+  if (before.size() < opinions.size()) {
+    throw py::value_error(message("prior has ", before.size(), " values for ", opinions.size(),
                                   " logits; it must not be shorter"));
   }
-  const Blend blend = blend_opinion(opinions.span(), against.span(),
-                                    before.span().first(opinions.span().size()), weight, count);
-  return py::make_tuple(gathered(documents.span(), blend.order), taken_columns(columns, blend.order, count),
-                        gathered(std::span<const float>(blend.logits), blend.order),
-                        gathered(std::span<const float>(blend.blended), blend.order));
-}
-
-// How a feature's column is made of what was given for it.
-void fill_feature(const std::string& how, const py::object& given, const Docs& docs, std::span<float> out) {
-  if (how == "scaled" && py::isinstance<py::array_t<double>>(given)) {
-    scale_to_unit(input_vector<double>(given, how).span(), out);
-    return;
-  }
-  const Scores values = input_vector<float>(given, how);
-  if (how == "scaled") {
-    scale_to_unit(values.span(), out);
-  } else if (how == "by document") {
-    for (std::size_t i = 0; i < out.size(); ++i) {
-      const std::int32_t doc = docs.span()[i];
-      if (doc < 0 || static_cast<std::size_t>(doc) >= values.span().size()) {
-        throw py::index_error(message("document ", doc, " is outside of 0..", values.span().size()));
-      }
-      out[i] = values.span()[static_cast<std::size_t>(doc)];
-    }
-  } else if (how == "by place" && values.span().size() >= out.size()) {
-    std::copy_n(values.span().begin(), out.size(), out.begin());
-  } else {
-    throw py::value_error("a feature is '" + how + "' of " + std::to_string(values.span().size()) +
-                          " values; it must be 'scaled', 'by document', or 'by place' of enough");
-  }
-}
-
-py::array_t<float> features(const py::object& docs, const py::sequence& parts) {
-  const Docs documents = input_vector<std::int32_t>(docs, "docs");
-  const std::size_t count = documents.span().size();
-  const std::size_t width = parts.size();
-  py::array_t<float> matrix({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(width)});
-  float* const cells = matrix.mutable_data();
-  std::vector<float> column(count);
-  for (std::size_t place = 0; place < width; ++place) {
-    const py::object part = parts[place];
-    if (part.is_none()) {
-      std::fill(column.begin(), column.end(), 0.0F);
-    } else {
-      const auto pair = part.cast<std::pair<std::string, py::object>>();
-      fill_feature(pair.first, pair.second, documents, column);
-    }
-    for (std::size_t i = 0; i < count; ++i) cells[i * width + place] = column[i];
-  }
-  return matrix;
+  const Blend blend = blend_opinion(opinions.span(), against.span(), before.span().first(opinions.size()),
+                                    weight, candidates.count());
+  return candidates.at(blend.order, [&](const py::dict& made) {
+    set_item(made, name, gathered<float>(blend.logits, blend.order));
+    set_item(made, py::str("blend"), gathered<float>(blend.blended, blend.order));
+  });
 }
 
 }  // namespace
@@ -195,7 +192,7 @@ void register_candidates(py::module_& m) {
   m.def(
       "best_first",
       [](const py::object& scores) {
-        return to_array(best_first(input_vector<float>(scores, "scores").span()));
+        return copied<std::int32_t>(best_first(VectorView<float>(scores, [] { return "scores"; }).span()));
       },
       py::arg("scores"),
       R"(Places of float32 scores from the largest down: int32 (n,); equal ones in their order, NaN last.
@@ -230,20 +227,21 @@ first). Raises TypeError, ValueError for other arrays. Threads: any.)");
 
 logits: float32 (n,); NaN stay. Raises TypeError, ValueError for another array. Threads: any.)");
 
+  m.def("reorder_by_opinion", &reorder, py::arg("docs"), py::arg("scores"), py::arg("beside"),
+        py::arg("name"), py::arg("logits"), py::arg("odds_against"), py::arg("prior"), py::arg("weight"),
+        R"(blend_opinion() and take() in one: (docs int32 (n,), scores, beside), in the blended order.
+
+docs, scores, beside: as for take(), of all candidates; prior: float32, as long as `logits` or longer, the rest is
+not read. To the scores are added the logits under `name` and by what they are ordered under "blend". Raises as the
+two do. Threads: any.)");
+
   m.def(
-      "reorder_by_opinion", &reorder, py::arg("docs"), py::arg("columns"), py::arg("logits"),
-      py::arg("odds_against"), py::arg("prior"), py::kw_only(), py::arg("weight"),
-      R"(blend_opinion() and take() in one: (docs int32 (n,), [column ...], logits float32 (n,), blended float32 (n,)).
+      "order_by", &order_by, py::arg("docs"), py::arg("scores"), py::arg("beside"), py::arg("name"),
+      py::arg("values"),
+      R"(best_first() and take() in one: (docs int32 (n,), scores, beside), by `values` from the largest down.
 
-docs, columns: as for take(), of all candidates; prior: float32, as long as `logits` or longer, the rest is not
-read. All that is returned is in the blended order. Raises as the two do. Threads: any.)");
-
-  m.def("feature_matrix", &features, py::arg("docs"), py::arg("parts"),
-        R"(Features of candidates side by side: float32 (n, len(parts)).
-
-docs: int32 (n,). parts: None for a column of zeros, or a pair of how and what: ("scaled", float32 or float64 (n,))
-as scale_to_unit(), ("by document", float32 (count,)) the values at `docs`, ("by place", float32 (n or more,)) the
-first n values. Raises IndexError for a document outside, TypeError, ValueError for other arrays. Threads: any.)");
+docs, scores, beside: as for take(); values: float32 (n,), which are added to the scores under `name`. None if one of
+them is not finite. Raises TypeError, ValueError for other arrays. Threads: any.)");
 
   m.def("places_in", &places, py::arg("docs"), py::arg("orders"),
         R"(For each of `orders` the place, from 1, of each of `docs` in it; 0 where it is not in it.
@@ -251,12 +249,13 @@ first n values. Raises IndexError for a document outside, TypeError, ValueError 
 docs and each order: int32 (n,), of a document that is twice in one the first place counts. Returns a list of ints
 for each order. Raises TypeError, ValueError for other arrays. Threads: any.)");
 
-  m.def("take", &take, py::arg("docs"), py::arg("columns"), py::arg("rows"), py::kw_only(),
+  m.def("take", &take, py::arg("docs"), py::arg("scores"), py::arg("beside"), py::arg("rows"),
         py::arg("rest") = false,
-        R"(Candidates at `rows`, in that order: (docs int32 (m,), [column float32 (m,) ...]).
+        R"(Candidates at `rows`, in that order: (docs int32 (m,), scores, beside), new dicts of new columns.
 
-docs: int32 (n,); columns: (n,) each, float32 or whatever NumPy can index; rows: int32. rest: behind them all the others, in their order; `rows`
-must then be distinct. Raises IndexError for a row outside, TypeError, ValueError for other arrays. Threads: any.)");
+docs: int32 (n,); scores: dict of columns (n,) each, float32 or whatever NumPy can index; beside: None or such a dict,
+which None stays; rows: int32. rest: behind them all the others, in their order; `rows` must then be distinct. Raises
+IndexError for a row outside, TypeError, ValueError for other arrays. Threads: any.)");
 }
 
 }  // namespace searchpipe::bindings

@@ -6,8 +6,10 @@
 #include <string>
 
 #include "bindings/arrays.h"
+#include "bindings/columns.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
+#include "core/message.h"
 
 namespace py = pybind11;
 
@@ -96,28 +98,62 @@ py::tuple fuse(const py::sequence& lists, const Weights& weights, const std::str
   return to_tuple(std::move(fused));
 }
 
-py::tuple fuse_columns(const py::sequence& lists, const Weights& weights, const std::string& method,
-                       double k) {
+double weight_of(const py::dict& weights, py::handle name) {
+  PyObject* const found = PyDict_GetItemWithError(weights.ptr(), name.ptr());
+  if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  const double weight = found == nullptr ? 1.0 : PyFloat_AsDouble(found);
+  if (weight == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return weight;
+}
+
+py::tuple fuse_found(const py::dict& found, const py::dict& weights, const py::str& method, double k,
+                     const py::object& name) {
   FusionRule rule;
-  rule.by_rank = method == "rrf";
+  rule.by_rank = PyUnicode_CompareWithASCIIString(method.ptr(), "rrf") == 0;
   rule.k = k;
   if (!rule.by_rank) rule.normalization = normalization_named(method);
-  const Lists given(lists);
-  check_given(weights, given.views.size());
-  FusedColumns found;
+  const std::size_t count = found.size();
+  std::vector<py::object> names;
+  std::vector<double> given;
+  std::vector<VectorView<std::int32_t>> docs;
+  std::vector<VectorView<float>> scores;
+  std::vector<py::object> kept;  // arrays are read without the GIL
+  std::vector<ScoredList> lists;
+  names.reserve(count), given.reserve(count), docs.reserve(count), scores.reserve(count);
+  kept.reserve(2 * count), lists.reserve(count);
+  std::size_t documents = 0;
+  for (const auto& [key, value] : found) {
+    if (!py::isinstance<py::tuple>(value) || PyTuple_GET_SIZE(value.ptr()) != 2) {
+      throw py::type_error(
+          message("found[", py::repr(key).cast<std::string>(), "] is no pair; give (docs, scores)"));
+    }
+    names.push_back(py::reinterpret_borrow<py::object>(key));
+    const auto called = [&](const char* what) {
+      return [&names, what] {
+        return message("found[", py::repr(names.back()).cast<std::string>(), "][", what, "]");
+      };
+    };
+    kept.push_back(py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(value.ptr(), 0)));
+    docs.emplace_back(kept.back(), called("0"));
+    kept.push_back(py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(value.ptr(), 1)));
+    scores.emplace_back(kept.back(), called("1"));
+    given.push_back(weight_of(weights, key));
+    lists.push_back({docs.back().span(), scores.back().span()});
+    documents += lists.back().docs.size();
+  }
+  FusedColumns made;
   {
-    const ReleaseIfLong release(given.documents, kLongLists);
-    found = fuse_with_columns(given.views, view(weights), rule);
+    const ReleaseIfLong release(documents, kLongLists);
+    made = fuse_with_columns(lists, given, rule);
   }
-  py::list columns;
-  const std::size_t width = found.fused.docs.size();
-  for (std::size_t i = 0; i < given.views.size(); ++i) {
-    py::array_t<float> column = new_array<float>(width);
-    std::copy_n(found.columns.data() + i * width, width, column.mutable_data());
-    columns.append(std::move(column));
+  const std::size_t width = made.fused.docs.size();
+  const py::dict columns;
+  set_item(columns, name, copied<float>(made.fused.scores));
+  for (std::size_t i = 0; i < count; ++i) {
+    set_item(columns, names[i],
+             copied<float>(std::span<const float>(made.columns).subspan(i * width, width)));
   }
-  return py::make_tuple(to_array(std::move(found.fused.docs)), to_array(std::move(found.fused.scores)),
-                        columns);
+  return py::make_tuple(copied<std::int32_t>(made.fused.docs), columns);
 }
 
 }  // namespace
@@ -143,13 +179,14 @@ same list is ignored. normalize, within each list:
   "none"    s; a list without the document adds 0 (CombSUM, Fox and Shaw, TREC-2, 1994).
 Ties and limit as in rrf(). Raises ValueError for NaN or infinite scores and as rrf() does. Threads: any.)");
 
-  m.def("fuse_columns", &fuse_columns, py::arg("lists"), py::kw_only(), py::arg("weights") = py::none(),
-        py::arg("method") = "rrf", py::arg("k") = 60.0,
-        R"(Fuse all documents, and lay the scores that went in beside them: (docs, scores, columns).
+  m.def("fuse_found", &fuse_found, py::arg("found"), py::arg("weights"), py::arg("method"), py::arg("k"),
+        py::arg("name"),
+        R"(Fuse all documents, and lay the scores that went in beside them: (docs int32 (m,), columns).
 
-lists: pairs (docs int32 (n,), scores float32 (n,)). method: "rrf", which reads the ranks alone and `k`, or how
-fuse_scores() normalizes. docs int32 (m,) and scores float32 (m,) are as rrf() and fuse_scores() give them; columns
-are a list of float32 (m,): for each list its own scores, of the first place of a document, NaN where it has none.
+found: dict of a list's name to its (docs int32 (n,), scores float32 (n,)). weights: dict of a list's name to its
+weight; 1 where it has none. method: "rrf", which reads the ranks alone and `k`, or how fuse_scores() normalizes.
+columns: a new dict of float32 (m,): the fused scores under `name`, and under each list's name its own scores, of the
+first place of a document, NaN where it has none. docs and fused scores are as rrf() and fuse_scores() give them.
 Raises as they do. Threads: any.)");
 }
 

@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, m) {
   register_diversity(m);
   register_fusion(m);
   register_candidates(m);
+  register_features(m);
   register_blobs(m);
   register_hit_writer(m);
   register_page(m);

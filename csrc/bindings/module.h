@@ -12,6 +12,7 @@ void register_batch_planner(pybind11::module_& m);
 void register_diversity(pybind11::module_& m);
 void register_fusion(pybind11::module_& m);
 void register_candidates(pybind11::module_& m);
+void register_features(pybind11::module_& m);
 void register_blobs(pybind11::module_& m);
 void register_hit_writer(pybind11::module_& m);
 void register_page(pybind11::module_& m);

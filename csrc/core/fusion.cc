@@ -1,23 +1,29 @@
 #include "core/fusion.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 
-#include "core/document_numbers.h"
 #include "core/message.h"
 #include "core/score_order.h"
 
 namespace searchpipe {
 namespace {
 
-// Adds up contributions list by list.
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+// Adds up contributions list by list. A hash table with linear probing, at most half full, numbers the
+// documents in the order of their first appearance.
 class Fusion {
  public:
-  Fusion(std::size_t most, std::span<const double> weights) : numbers_(most), weights_(weights) {
-    sums_.reserve(most);
-    last_list_.reserve(most);
+  static constexpr std::size_t kRepeated = std::numeric_limits<std::size_t>::max();
+
+  Fusion(std::size_t most, std::span<const double> weights)
+      : slots_(std::bit_ceil(std::max<std::size_t>(2 * most, 2))), weights_(weights) {
+    if (most >= kNoList) throw std::invalid_argument(message(most, " documents; fuse fewer than ", kNoList));
+    documents_.reserve(most);
   }
 
   // The document's number if this is its first place in `list`, else kRepeated.
@@ -27,89 +33,77 @@ class Fusion {
           message("list ", list, " has document ", doc, " at place ", place,
                   "; documents are not negative: drop the places that found nothing"));
     }
-    const std::size_t number = numbers_.number(doc);
-    if (number == sums_.size()) {
-      sums_.push_back(0.0);
-      last_list_.push_back(kRepeated);
+    const std::size_t mask = slots_.size() - 1;
+    // Fibonacci hashing: the high bits of the product are well mixed.
+    std::size_t slot = (static_cast<std::uint64_t>(doc) * 0x9E3779B97F4A7C15 >> 32) & mask;
+    while (slots_[slot] != 0 && documents_[slots_[slot] - 1].doc != doc) slot = (slot + 1) & mask;
+    if (slots_[slot] == 0) {
+      documents_.push_back({doc, kNoList, 0.0});
+      slots_[slot] = static_cast<std::uint32_t>(documents_.size());
     }
-    if (last_list_[number] == list) return kRepeated;
-    last_list_[number] = list;
+    const std::size_t number = slots_[slot] - 1;
+    if (documents_[number].last_list == list) return kRepeated;
+    documents_[number].last_list = static_cast<std::uint32_t>(list);
     return number;
   }
 
-  void add(std::size_t list, std::size_t number, double value) { sums_[number] += weight(list) * value; }
+  void add(std::size_t list, std::size_t number, double value) {
+    documents_[number].sum += weight(list) * value;
+  }
 
   void add_to_all(std::size_t list, double value) { base_ += weight(list) * value; }
 
   // Numbers of the best documents, best first, and the scores of all by number.
   struct Order {
-    std::vector<std::size_t> numbers;
+    std::vector<std::int32_t> numbers;
     std::vector<float> scores;
   };
 
   Order order(std::int64_t limit) const {
-    std::vector<float> scores(sums_.size());
+    std::vector<float> scores(documents_.size());
     for (std::size_t i = 0; i < scores.size(); ++i) {
-      const double sum = base_ + sums_[i];
+      const double sum = base_ + documents_[i].sum;
       // Compared before the conversion: a double outside of float's range is undefined behaviour there.
       if (!(std::abs(sum) <= std::numeric_limits<float>::max())) {
         throw std::invalid_argument(
-            message("the fused score of document ", numbers_.docs()[i], " is ", sum,
+            message("the fused score of document ", documents_[i].doc, " is ", sum,
                     ", outside of float32; lower the weights or normalise the scores"));
       }
       scores[i] = static_cast<float>(sum);
     }
     // Numbers are given by first list and place, so they break ties as promised.
-    std::vector<std::uint64_t> keys(scores.size());
-    for (std::size_t i = 0; i < keys.size(); ++i) {
-      keys[i] = order_key(scores[i], static_cast<std::uint32_t>(i));
-    }
-    sort_keys(keys, true);
-    if (limit != 0) keys.resize(std::min(keys.size(), static_cast<std::size_t>(limit)));
-    std::vector<std::size_t> order(keys.size());
-    std::transform(keys.begin(), keys.end(), order.begin(),
-                   [](std::uint64_t key) { return static_cast<std::size_t>(tie_of(key)); });
-    return {std::move(order), std::move(scores)};
+    std::vector<std::int32_t> numbers = places_by_score(scores);
+    if (limit != 0) numbers.resize(std::min(numbers.size(), static_cast<std::size_t>(limit)));
+    return {std::move(numbers), std::move(scores)};
   }
 
   FusedList list(const Order& order) const {
-    FusedList fused;
-    fused.docs.reserve(order.numbers.size());
-    fused.scores.reserve(order.numbers.size());
-    for (const std::size_t number : order.numbers) {
-      fused.docs.push_back(numbers_.docs()[number]);
-      fused.scores.push_back(order.scores[number]);
+    FusedList fused{std::vector<std::int32_t>(order.numbers.size()),
+                    std::vector<float>(order.numbers.size())};
+    for (std::size_t place = 0; place < order.numbers.size(); ++place) {
+      const auto number = static_cast<std::size_t>(order.numbers[place]);
+      fused.docs[place] = documents_[number].doc;
+      fused.scores[place] = order.scores[number];
     }
     return fused;
   }
 
   FusedList best(std::int64_t limit) const { return list(order(limit)); }
 
-  // What each list itself gave the documents of `order`, row by row.
-  std::vector<float> columns(std::span<const ScoredList> lists, const Order& order) const {
-    std::vector<std::size_t> place_of(order.scores.size(), kRepeated);
-    for (std::size_t place = 0; place < order.numbers.size(); ++place) place_of[order.numbers[place]] = place;
-    const std::size_t width = order.numbers.size();
-    std::vector<float> columns(lists.size() * width, std::numeric_limits<float>::quiet_NaN());
-    for (std::size_t i = 0; i < lists.size(); ++i) {
-      // From the last place to the first, because the first one counts.
-      for (std::size_t place = lists[i].docs.size(); place-- > 0;) {
-        const std::size_t at = place_of[numbers_.find(lists[i].docs[place])];
-        if (at != kRepeated) columns[i * width + at] = lists[i].scores[place];
-      }
-    }
-    return columns;
-  }
-
-  static constexpr std::size_t kRepeated = std::numeric_limits<std::size_t>::max();
-
  private:
+  static constexpr std::uint32_t kNoList = std::numeric_limits<std::uint32_t>::max();
+
+  struct Document {
+    std::int32_t doc;
+    std::uint32_t last_list;
+    double sum;
+  };
+
   double weight(std::size_t list) const { return weights_.empty() ? 1.0 : weights_[list]; }
 
-  DocumentNumbers numbers_;
+  std::vector<std::uint32_t> slots_;  // 1 + number; 0 for none
+  std::vector<Document> documents_;
   std::span<const double> weights_;
-  std::vector<double> sums_;
-  std::vector<std::size_t> last_list_;
   double base_ = 0.0;  // what every document has
 };
 
@@ -131,6 +125,9 @@ struct Place {
   std::size_t number;
   double score;
 };
+
+// The scores that one list itself gave, by number; nothing if nobody wants them.
+using Given = std::span<float>;
 
 // The first places of a list's documents, checked and normalised; returns what documents elsewhere get from
 // it.
@@ -156,14 +153,18 @@ double normalize(std::vector<Place>& places, Normalization normalization) {
   return lowest;
 }
 
-void add_ranks(Fusion& fusion, std::size_t list, std::span<const std::int32_t> docs, double k) {
+void add_ranks(Fusion& fusion, std::size_t list, std::span<const std::int32_t> docs, double k,
+               std::span<const float> scores = {}, Given given = {}) {
   for (std::size_t place = 0; place < docs.size(); ++place) {
     const std::size_t number = fusion.enter(list, place, docs[place]);
-    if (number != Fusion::kRepeated) fusion.add(list, number, 1.0 / (k + static_cast<double>(place + 1)));
+    if (number == Fusion::kRepeated) continue;
+    fusion.add(list, number, 1.0 / (k + static_cast<double>(place + 1)));
+    if (!given.empty()) given[number] = scores[place];
   }
 }
 
-void add_scores(Fusion& fusion, std::size_t i, const ScoredList& list, Normalization normalization) {
+void add_scores(Fusion& fusion, std::size_t i, const ScoredList& list, Normalization normalization,
+                Given given = {}) {
   std::vector<Place> places;
   places.reserve(list.docs.size());
   for (std::size_t place = 0; place < list.docs.size(); ++place) {
@@ -172,7 +173,9 @@ void add_scores(Fusion& fusion, std::size_t i, const ScoredList& list, Normaliza
                                           list.docs[place], "; scores must be finite: drop such documents"));
     }
     const std::size_t number = fusion.enter(i, place, list.docs[place]);
-    if (number != Fusion::kRepeated) places.push_back({number, list.scores[place]});
+    if (number == Fusion::kRepeated) continue;
+    places.push_back({number, list.scores[place]});
+    if (!given.empty()) given[number] = list.scores[place];
   }
   const double elsewhere = normalize(places, normalization);
   fusion.add_to_all(i, elsewhere);
@@ -223,16 +226,27 @@ FusedColumns fuse_with_columns(std::span<const ScoredList> lists, std::span<cons
                                const FusionRule& rule) {
   check_arguments(lists.size(), weights, 0);
   if (rule.by_rank) check_k(rule.k);
-  Fusion fusion(check_lengths(lists), weights);
+  const std::size_t most = check_lengths(lists);
+  Fusion fusion(most, weights);
+  std::vector<float> by_number(lists.size() * most, kNaN);
   for (std::size_t i = 0; i < lists.size(); ++i) {
+    const Given given = Given(by_number).subspan(i * most, most);
     if (rule.by_rank) {
-      add_ranks(fusion, i, lists[i].docs, rule.k);
+      add_ranks(fusion, i, lists[i].docs, rule.k, lists[i].scores, given);
     } else {
-      add_scores(fusion, i, lists[i], rule.normalization);
+      add_scores(fusion, i, lists[i], rule.normalization, given);
     }
   }
   const Fusion::Order order = fusion.order(0);
-  return {fusion.list(order), fusion.columns(lists, order)};
+  FusedColumns found{fusion.list(order), {}};
+  const std::size_t width = order.numbers.size();
+  found.columns.resize(lists.size() * width);
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    std::transform(
+        order.numbers.begin(), order.numbers.end(), found.columns.data() + i * width,
+        [&](std::int32_t number) { return by_number[i * most + static_cast<std::size_t>(number)]; });
+  }
+  return found;
 }
 
 }  // namespace searchpipe

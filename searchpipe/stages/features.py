@@ -86,6 +86,14 @@ class Features:
         assert candidates is not None
         return _core.feature_matrix(candidates.docs, [self._part(name, candidates) for name in names])
 
+    def weighted(self, names: Sequence[str], weights: Float32, work: Work) -> Float32:
+        """Float32 ``(n,)``: the sum of ``weights``, float32 ``(len(names),)``, times the features."""
+        candidates = work.candidates
+        assert candidates is not None
+        return _core.weigh_features(
+            candidates.docs, [self._part(name, candidates) for name in names], weights
+        )
+
     def _part(self, name: str, candidates: Candidates) -> _Part:
         """What the column of a feature is made of."""
         if name in self._of_documents:

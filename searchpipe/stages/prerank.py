@@ -7,7 +7,6 @@ from typing import Protocol
 
 import numpy as np
 
-from searchpipe import _core
 from searchpipe.arrays import Float32
 from searchpipe.errors import ModelError
 from searchpipe.stages.base import Work
@@ -27,7 +26,7 @@ class Ranker(Protocol):
 
 
 class Formula:
-    """A weighted sum of features, each in ``[0, 1]``.
+    """A weighted sum of features, each in ``[0, 1]``; added up in float32, in the order of the weights.
 
     Args:
         features: computes them.
@@ -46,7 +45,7 @@ class Formula:
 
     def score(self, work: Work) -> Float32:
         """Evaluate the formula."""
-        return self._features.matrix(self._names, work) @ self._weights
+        return self._features.weighted(self._names, self._weights, work)
 
     def describe(self) -> str:
         """One line."""
@@ -77,12 +76,12 @@ class Prerank:
                 f"The ranker gave scores of shape {scores.shape} for {len(candidates)} candidates.",
                 cure="Return one float per candidate.",
             )
-        if not _core.all_finite(scores):
+        preranked = candidates.ordered_by(self.name, scores)
+        if preranked is None:
             work.degrade("bad_scores", "the preranked order")
             return
-        candidates.scores["prerank"] = scores
-        work.candidates = candidates.take(_core.best_first(scores))
-        work.orders["prerank"] = work.candidates.docs
+        work.candidates = preranked
+        work.orders["prerank"] = preranked.docs
 
     def describe(self) -> str:
         """One line: what it does with which settings."""

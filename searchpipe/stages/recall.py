@@ -259,15 +259,10 @@ class Recall:
             work.decision += f" ({', '.join(ahead)} begun behind the encoder)"
 
     def _fuse(self, found: dict[str, tuple[Int32, Float32]]) -> Candidates:
-        docs, fused, columns = _core.fuse_columns(
-            list(found.values()),
-            weights=[self._weights.get(name, 1.0) for name in found],
-            method="rrf" if self._fusion == "rrf" else "minmax",
-            k=self._rrf_k,
+        docs, scores = _core.fuse_found(
+            found, self._weights, "rrf" if self._fusion == "rrf" else "minmax", self._rrf_k, "fused"
         )
-        if not len(docs):
-            return Candidates.empty()
-        return Candidates(docs, {"fused": fused, **dict(zip(found, columns, strict=True))})
+        return Candidates(docs, scores) if len(docs) else Candidates.empty()
 
     def describe(self) -> str:
         """One line: what it does with which settings."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchpipe._core import fuse_columns, fuse_scores, rrf
+from searchpipe._core import fuse_found, fuse_scores, rrf
 
 Normalize = Literal["minmax", "zscore", "none"]
 
@@ -193,9 +193,10 @@ def test_refused_by_fuse_scores() -> None:
 
 def spread(all_docs: Any, one: Any, scores: Any) -> Any:
     """The scores of one list laid out along all documents; a document's first place counts."""
+    place_of = {doc: place for place, doc in enumerate(all_docs.tolist())}
     column = np.full(len(all_docs), np.nan, np.float32)
     for doc, score in zip(one.tolist()[::-1], scores.tolist()[::-1], strict=True):
-        column[all_docs.tolist().index(doc)] = score
+        column[place_of[doc]] = score
     return column
 
 
@@ -211,24 +212,61 @@ def test_columns_lie_beside_the_same_fusion(lists: list[list[int]], method: Any,
         expected = rrf([one for one, _ in pairs], weights=weights, k=7.0)
     else:
         expected = fuse_scores(pairs, weights=weights, normalize=method)
-    got_docs, got_scores, columns = fuse_columns(pairs, weights=weights, method=method, k=7.0)
+    found = {f"list {place}": pair for place, pair in enumerate(pairs)}
+    by_name = {} if weights is None else dict(zip(found, weights, strict=True))
+    got_docs, columns = fuse_found(found, by_name, method, 7.0, "fused")
     np.testing.assert_array_equal(got_docs, expected[0])
-    np.testing.assert_array_equal(got_scores, expected[1])
-    assert len(columns) == len(pairs)
-    for column, (one, scores) in zip(columns, pairs, strict=True):
-        assert column.dtype == np.float32
-        np.testing.assert_array_equal(column, spread(got_docs, one, scores))
+    np.testing.assert_array_equal(columns["fused"], expected[1])
+    assert list(columns) == ["fused", *found]
+    for name, (one, scores) in found.items():
+        assert columns[name].dtype == np.float32
+        np.testing.assert_array_equal(columns[name], spread(got_docs, one, scores))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.lists(st.integers(0, 400), min_size=1, max_size=3), st.floats(0, 100))
+def test_long_lists_are_fused_bit_for_bit_as_by_numpy(seed: int, lengths: list[int], k: float) -> None:
+    rng = np.random.default_rng(seed)
+    lists = [rng.permutation(600)[:length].astype(np.int32) * 4096 for length in lengths]
+    weights = rng.random(len(lists)) * 2
+    numbered = np.array(list(dict.fromkeys(np.concatenate(lists).tolist())), np.int32)
+    number_of = {doc: number for number, doc in enumerate(numbered.tolist())}
+    sums = np.zeros(len(numbered))
+    for one, weight in zip(lists, weights, strict=True):
+        numbers = [number_of[doc] for doc in one.tolist()]
+        sums[numbers] += weight * (1.0 / (k + np.arange(1, len(one) + 1)))
+    scores = sums.astype(np.float32)
+    order = np.argsort(-scores, kind="stable")
+    found = {str(place): (one, one.astype(np.float32)) for place, one in enumerate(lists)}
+    by_name = {str(place): float(weight) for place, weight in enumerate(weights)}
+    got_docs, columns = fuse_found(found, by_name, "rrf", k, "fused")
+    np.testing.assert_array_equal(got_docs, numbered[order])
+    np.testing.assert_array_equal(columns["fused"], scores[order])
+    for name, (one, kept) in found.items():
+        np.testing.assert_array_equal(columns[name], spread(got_docs, one, kept))
+
+
+def test_a_list_named_as_the_fused_scores_keeps_its_own() -> None:
+    _, columns = fuse_found({"fused": (docs([4]), np.array([9], np.float32))}, {}, "rrf", 60.0, "fused")
+    assert {name: column.tolist() for name, column in columns.items()} == {"fused": [9.0]}
 
 
 def test_columns_are_refused_as_lists_are() -> None:
     one, scores = docs([1, 2]), np.ones(2, np.float32)
+    found = {"a": (one, scores)}
     with pytest.raises(ValueError, match="1 scores"):
-        fuse_columns([(one, scores[:1])])
+        fuse_found({"a": (one, scores[:1])}, {}, "rrf", 60.0, "fused")
     with pytest.raises(ValueError, match="'maximum'"):
-        fuse_columns([(one, scores)], method="maximum")  # type: ignore[arg-type]
+        fuse_found(found, {}, "maximum", 60.0, "fused")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="k is -1"):
-        fuse_columns([(one, scores)], k=-1.0)
-    with pytest.raises(ValueError, match="weights for 1 lists"):
-        fuse_columns([(one, scores)], weights=[])
+        fuse_found(found, {}, "rrf", -1.0, "fused")
+    with pytest.raises(ValueError, match="weight 0 is -2"):
+        fuse_found(found, {"a": -2.0}, "rrf", 60.0, "fused")
+    with pytest.raises(TypeError, match="must be real number"):
+        fuse_found(found, {"a": "2"}, "rrf", 60.0, "fused")  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="finite"):
-        fuse_columns([(one, scores * np.float32("nan"))], method="minmax")
+        fuse_found({"a": (one, scores * np.float32("nan"))}, {}, "minmax", 60.0, "fused")
+    with pytest.raises(TypeError, match=r"found\['a'\] is no pair"):
+        fuse_found({"a": one}, {}, "rrf", 60.0, "fused")
+    with pytest.raises(TypeError, match=r"found\['a'\]\[1\] has dtype float64, not float32"):
+        fuse_found({"a": (one, np.ones(2))}, {}, "rrf", 60.0, "fused")  # type: ignore[dict-item]

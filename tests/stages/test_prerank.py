@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from searchpipe.candidates import Candidates
 from searchpipe.errors import ConfigError, ModelError
 from searchpipe.stages.features import Features
 from searchpipe.stages.prerank import Formula, Prerank
@@ -77,3 +78,33 @@ def test_a_learned_ranker_that_gives_nonsense_is_given_up(make_work, bad):
 def test_a_ranker_of_the_wrong_shape_is_named(make_work):
     with pytest.raises(ModelError, match=r"shape \(2,\) for 3 candidates"):
         Prerank(Ranker(np.zeros(2))).run(make_work(3))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_default_formula_is_bit_for_bit_that_of_numpy(make_work, seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 700))
+    work = make_work(n)
+    docs = rng.permutation(1000)[:n].astype(np.int32)
+    fused = np.sort(rng.choice(rng.random(n), n)).astype(np.float32)[::-1].copy()
+    lexical = np.where(rng.random(n) < 0.4, np.nan, 20 * rng.random(n)).astype(np.float32)
+    work.candidates = Candidates.of(docs, {"fused": fused, "lexical": lexical})
+
+    expected = np.zeros(n, np.float32)
+    for column, weight in ((fused, 1.0), (lexical, 0.5)):
+        known = np.isfinite(column)
+        feature = np.zeros(n, np.float32)
+        if known.any():
+            low, high = column[known].min(), column[known].max()
+            feature[known] = 1.0 if low == high else (column[known] - low) / (high - low)
+        expected += feature * np.float32(weight)
+    order = np.argsort(-expected, kind="stable")
+
+    formula({"fused": 1.0, "lexical": 0.5}).run(work)
+    assert work.candidates.docs.dtype == np.int32
+    np.testing.assert_array_equal(work.candidates.docs, docs[order])
+    np.testing.assert_array_equal(work.orders["prerank"], docs[order])
+    assert list(work.candidates.scores) == ["fused", "lexical", "prerank"]
+    for name, column in (("fused", fused), ("lexical", lexical), ("prerank", expected)):
+        assert work.candidates.scores[name].dtype == np.float32
+        np.testing.assert_array_equal(work.candidates.scores[name], column[order])
