@@ -114,14 +114,13 @@ __attribute__((target("avx2,bmi"))) std::size_t take_above_avx2(float* scores, s
     }
     for (std::size_t lane = 0; lane < 32; lane += 8) _mm256_storeu_ps(at + lane, zero);
   }
-  return size + take_above_portable(scores + i, count - i, threshold,
-                                    first + static_cast<std::uint32_t>(i), places + size, found + size);
+  return size + take_above_portable(scores + i, count - i, threshold, first + static_cast<std::uint32_t>(i),
+                                    places + size, found + size);
 }
 
 bool has_avx2() noexcept {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-         __builtin_cpu_supports("popcnt");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("popcnt");
 }
 
 const bool kAvx2 = has_avx2();
@@ -129,8 +128,7 @@ const bool kAvx2 = has_avx2();
 
 // Index of the first of the `count` (at least 1) ascending places that is not below `place`. Without
 // branches: where it ends nobody can guess, and searches beside one another overlap.
-inline std::size_t lower_bound(const std::uint16_t* places, std::size_t count,
-                               std::uint16_t place) noexcept {
+inline std::size_t lower_bound(const std::uint16_t* places, std::size_t count, std::uint16_t place) noexcept {
   std::size_t low = 0;
   while (count > 1) {
     const std::size_t half = count / 2;
@@ -140,28 +138,46 @@ inline std::size_t lower_bound(const std::uint16_t* places, std::size_t count,
   return low + (places[low] < place);
 }
 
-// A run's documents are spread over its block more or less evenly, so that a place is found near its share
-// of the run: within the square root of its size, twice the deviation of a random spread.
+// Where in a run a place is: its documents are spread over the block more or less evenly, so that it is near
+// its share of the run. The number of documents before it deviates from that by at most
+// sqrt(count * (1 - count / 65536)) / 2, were they drawn at random; the window reaches twice as far.
 class NearSearch {
  public:
-  NearSearch(const std::uint16_t* places, std::size_t count)
-      : places_(places), count_(count), reach_(std::size_t{1} << (std::bit_width(count) + 1) / 2) {}
+  NearSearch(const std::uint16_t* places, std::size_t count) : places_(places), count_(count) {
+    constexpr std::size_t kBlock = 65536;
+    const std::size_t variance = count * (kBlock - std::min(count, kBlock)) / kBlock;
+    reach_ = std::max<std::size_t>(16, std::size_t{1} << (std::bit_width(variance) + 1) / 2);
+    width_ = std::min(2 * reach_, count);
+  }
 
-  std::size_t find(std::uint16_t place) const noexcept {
-    const std::size_t width = 2 * reach_;
-    if (count_ <= width) return count_ == 0 ? 0 : lower_bound(places_, count_, place);
+  // Begin of the window in which `place` is most likely, for find(); what find() will read is on its way.
+  std::size_t window(std::uint16_t place) const noexcept {
     const std::size_t guess = std::size_t{place} * count_ >> 16;
-    const std::size_t low = std::min(guess > reach_ ? guess - reach_ : 0, count_ - width);
-    const bool near = (low == 0 || places_[low - 1] < place) &&
-                      (low + width == count_ || places_[low + width] >= place);
-    if (!near) return lower_bound(places_, count_, place);
-    return low + lower_bound(places_ + low, width, place);
+    const std::size_t low = std::min(guess > reach_ ? guess - reach_ : 0, count_ - width_);
+#if defined(__GNUC__) || defined(__clang__)
+    for (std::size_t i = 0; i <= width_; i += kLine) __builtin_prefetch(places_ + low + i);
+#endif
+    return low;
+  }
+
+  // Index of the first place that is not below `place`, count if there is none.
+  std::size_t find(std::uint16_t place, std::size_t low) const noexcept {
+    if (count_ == 0) return 0;
+    const std::size_t at = low + lower_bound(places_ + low, width_, place);
+    const bool inside = (at > low || low == 0) && (at < low + width_ || at == count_);
+    if (inside || (at == low && places_[low - 1] < place) || (at == low + width_ && places_[at] >= place)) {
+      return at;
+    }
+    return lower_bound(places_, count_, place);
   }
 
  private:
+  static constexpr std::size_t kLine = 32;  // places in a line of the cache
+
   const std::uint16_t* places_;
   std::size_t count_;
   std::size_t reach_;
+  std::size_t width_;
 };
 
 }  // namespace
@@ -204,23 +220,41 @@ std::size_t take_listed(float* scores, const std::uint16_t* listed, std::size_t 
   return taken;
 }
 
+void clear_listed(float* scores, const std::uint16_t* listed, std::size_t count,
+                  std::uint32_t last) noexcept {
+  for (std::size_t i = 0; i < count; ++i) scores[listed[i] & last] = 0.0f;
+}
+
 std::size_t place_from(const std::uint16_t* places, std::size_t count, std::uint16_t place) noexcept {
-  return NearSearch(places, count).find(place);
+  const NearSearch search(places, count);
+  return search.find(place, search.window(place));
 }
 
 std::size_t add_looked_up(const std::uint16_t* places, const std::uint16_t* impacts, std::size_t count,
                           float weight, float threshold, std::uint16_t* wanted, float* found,
                           std::size_t size) noexcept {
+  // Nearly every access misses the caches; so many are under way at once.
+  constexpr std::size_t kAtOnce = 32;
   const NearSearch search(places, count);
+  std::size_t at[kAtOnce];
   std::size_t kept = 0;
-  for (std::size_t i = 0; i < size; ++i) {
-    const std::uint16_t place = wanted[i];
-    const std::size_t at = std::min(search.find(place), count - 1);
-    const float part = places[at] == place ? weight * impacts[at] : 0.0f;
-    const float score = found[i] + part;
-    wanted[kept] = place;
-    found[kept] = score;
-    kept += score > threshold;
+  for (std::size_t begin = 0; begin < size; begin += kAtOnce) {
+    const std::size_t batch = std::min(kAtOnce, size - begin);
+    for (std::size_t i = 0; i < batch; ++i) at[i] = search.window(wanted[begin + i]);
+    for (std::size_t i = 0; i < batch; ++i) {
+      at[i] = std::min(search.find(wanted[begin + i], at[i]), count - 1);
+#if defined(__GNUC__) || defined(__clang__)
+      __builtin_prefetch(impacts + at[i]);
+#endif
+    }
+    for (std::size_t i = 0; i < batch; ++i) {
+      const std::uint16_t place = wanted[begin + i];
+      const float part = weight * impacts[at[i]];
+      const float score = found[begin + i] + (places[at[i]] == place ? part : 0.0f);
+      wanted[kept] = place;
+      found[kept] = score;
+      kept += score > threshold;
+    }
   }
   return kept;
 }

@@ -26,6 +26,9 @@ std::size_t take_listed(float* scores, const std::uint16_t* listed, std::size_t 
                         std::uint32_t first, std::uint32_t size, std::uint32_t last, std::uint16_t* places,
                         float* found) noexcept;
 
+// Zeroes scores[listed[i] & last].
+void clear_listed(float* scores, const std::uint16_t* listed, std::size_t count, std::uint32_t last) noexcept;
+
 // Index of the first of `count` ascending places that is not below `place`, `count` if there is none.
 std::size_t place_from(const std::uint16_t* places, std::size_t count, std::uint16_t place) noexcept;
 

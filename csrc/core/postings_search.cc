@@ -13,16 +13,19 @@
 namespace searchpipe {
 namespace {
 
-// Scores are added up for so many documents at once, 64 KiB of them: the first-level cache holds most of it.
-constexpr std::uint32_t kRange = SPRANGE;
+// Scores are added up for so many documents at once: 128 KiB of them stay in a processor's second-level
+// cache.
+constexpr std::uint32_t kRange = 32768;
 // The first ranges are smaller: they are searched without a threshold, or with one that is far too low.
-constexpr std::uint32_t kFirstRange = SPFIRST;
+constexpr std::uint32_t kFirstRange = 2048;
 // Up to this share of a range's places, what was added is walked through again instead of all its scores.
-constexpr std::size_t kSparse = SPSPARSE;
+constexpr std::size_t kSparse = 16;
 // Looking a document up in a run costs about as much as adding up so many of its postings.
-constexpr std::size_t kLookupPostings = SPLOOK;
+constexpr std::size_t kLookupPostings = 64;
 // Adding so few postings up costs less than to find out whether looking them up would cost less.
-constexpr std::size_t kCheapPostings = SPCHEAP;
+constexpr std::size_t kCheapPostings = 2048;
+// Of so many postings is concluded how many documents would be looked up.
+constexpr std::size_t kSample = 64;
 // A smaller weight could vanish in float32, and with it the match.
 constexpr float kLeastWeight = 1e-30f;
 
@@ -55,6 +58,9 @@ struct BlockList {
   RunView run;
   float weight;
   double rest;  // no document gets more from this list and those after it
+  // The first of its postings that is not before `place` of the block, as far as it has been searched for.
+  std::uint32_t place = 0;
+  std::uint32_t begin = 0;
 };
 
 std::vector<QueryList> lists_of(const PostingsIndex& index, std::span<const std::string_view> terms,
@@ -157,67 +163,87 @@ class RangeSearch {
     return std::size_t{run.size} * range_width_ / kBlockDocuments + 1;
   }
 
-  RunView part_of(const RunView& run) const {
-    if (range_width_ == kBlockDocuments) return run;
-    const std::size_t begin = range_begin_ == 0 ? 0 : position(run, range_begin_);
-    const std::size_t end = range_begin_ + range_width_ == kBlockDocuments
-                                ? run.size
-                                : position(run, range_begin_ + range_width_);
-    if (begin >= end) return {run.places, run.impacts, 0};
-    return {run.places + begin, run.impacts + begin, static_cast<std::uint32_t>(end - begin)};
+  // Its documents in the range.
+  RunView part_of(BlockList& list) const {
+    const RunView& run = list.run;
+    const std::size_t begin = position(list, range_begin_);
+    list.place = range_begin_ + range_width_;
+    list.begin = position_of(run, list.place);
+    if (begin >= list.begin) return {run.places, run.impacts, 0};
+    return {run.places + begin, run.impacts + begin, static_cast<std::uint32_t>(list.begin - begin)};
   }
 
-  static std::size_t position(const RunView& run, std::uint32_t place) {
-    return place_from(run.places, run.size, static_cast<std::uint16_t>(place));
+  static std::uint32_t position(const BlockList& list, std::uint32_t place) {
+    return list.place == place ? list.begin : position_of(list.run, place);
   }
 
-  void add(const BlockList& list) {
-    const RunView part = part_of(list.run);
+  static std::uint32_t position_of(const RunView& run, std::uint32_t place) {
+    if (place >= kBlockDocuments) return run.size;
+    return static_cast<std::uint32_t>(place_from(run.places, run.size, static_cast<std::uint16_t>(place)));
+  }
+
+  void add(BlockList& list) {
+    const RunView part = part_of(list);
     add_impacts(scratch_.scores.data(), part.places, part.impacts, part.size, list.weight, range_width_ - 1);
     added_.push_back(part);
-    added_postings_ += part.size;
   }
 
-  // Adds lists up as long as documents that have only those after them could get among the best, or as long
-  // as this costs less than looking up what has been found. Returns the first list that was not added.
+  // Adds lists up as long as documents that have only those after them could get among the best, the
+  // essential ones, and then as long as this costs less than looking up what has been found. Returns the
+  // first list that was not added.
   std::size_t add_up() {
     added_.clear();
-    added_postings_ = 0;
     std::size_t next = 0;
+    for (; next < block_.size() && can_rise(block_[next].rest); ++next) add(block_[next]);
+    essential_ = next;
     for (; next < block_.size(); ++next) {
       const std::size_t postings = share(block_[next].run);
-      if (!can_rise(block_[next].rest) && postings > kCheapPostings &&
-          candidates(limit(next)) * kLookupPostings < postings) {
-        break;
-      }
+      if (postings > kCheapPostings && candidates(limit(next)) * kLookupPostings < postings) break;
       add(block_[next]);
     }
     return next;
   }
 
-  // About how many documents of the range have more than `threshold`.
-  std::size_t candidates(float threshold) const {
-    const std::uint32_t stripe = range_width_ / 64;
-    std::size_t found = 0;
-    for (std::uint32_t i = 0; i < 8; ++i) {
-      found += count_above(scratch_.scores.data() + (8 * i + i) * stripe, stripe, std::max(threshold, 0.0f));
-    }
-    return 8 * found + 8;
+  std::size_t added_postings(std::size_t first, std::size_t last) const {
+    std::size_t postings = 0;
+    for (std::size_t i = first; i < last; ++i) postings += added_[i].size;
+    return postings;
   }
 
+  // About how many documents of the range have more than `threshold`, most often a little too many.
+  std::size_t candidates(float threshold) const {
+    const std::size_t step = added_postings(0, essential_) / kSample + 1;
+    std::size_t found = 1;
+    for (std::size_t i = 0; i < essential_; ++i) {
+      const RunView& part = added_[i];
+      for (std::size_t at = step / 2; at < part.size; at += step) {
+        found += scratch_.scores[part.places[at] & (range_width_ - 1)] > threshold;
+      }
+    }
+    return step * found;
+  }
+
+  // What can get among the best has one of the essential lists.
   void take(std::size_t next) {
     const float threshold = std::max(limit(next), 0.0f);
     float* const scores = scratch_.scores.data();
     std::uint16_t* const places = scratch_.found_places.data();
     float* const found = scratch_.found_scores.data();
-    if (added_postings_ <= range_width_ / kSparse) {
-      for (const RunView& part : added_) {
-        found_ += take_listed(scores, part.places, part.size, threshold, range_begin_, range_size_,
-                              range_width_ - 1, places + found_, found + found_);
-      }
-    } else {
+    if (added_postings(0, essential_) > range_width_ / kSparse) {
       found_ = take_above(scores, range_width_, threshold, range_begin_, places, found);
       while (found_ > 0 && places[found_ - 1] - range_begin_ >= range_size_) --found_;
+      return;
+    }
+    for (std::size_t i = 0; i < essential_; ++i) {
+      found_ += take_listed(scores, added_[i].places, added_[i].size, threshold, range_begin_, range_size_,
+                            range_width_ - 1, places + found_, found + found_);
+    }
+    if (added_postings(essential_, added_.size()) > range_width_ / kSparse) {
+      std::fill(scores, scores + range_width_, 0.0f);
+      return;
+    }
+    for (std::size_t i = essential_; i < added_.size(); ++i) {
+      clear_listed(scores, added_[i].places, added_[i].size, range_width_ - 1);
     }
   }
 
@@ -277,7 +303,7 @@ class RangeSearch {
   std::uint32_t range_width_ = 0;
   std::uint32_t range_size_ = 0;  // less where the index ends
   std::vector<RunView> added_;
-  std::size_t added_postings_ = 0;
+  std::size_t essential_ = 0;
   std::size_t found_ = 0;
 };
 

@@ -21,8 +21,7 @@ class TopDocs {
   // `score` is above 0.
   void push(std::uint32_t doc, float score) {
     // Positive floats are ordered as their bits are; of equal ones the smaller ordinal is the larger key.
-    const std::uint64_t key =
-        std::uint64_t{std::bit_cast<std::uint32_t>(score)} << 32 | (0xFFFFFFFFu - doc);
+    const std::uint64_t key = std::uint64_t{std::bit_cast<std::uint32_t>(score)} << 32 | (0xFFFFFFFFu - doc);
     if (key <= worst_) return;
     keys_.push_back(key);
     if (keys_.size() >= 2 * k_ + kSpare) shrink();
@@ -85,7 +84,7 @@ class TopDocs {
     return keys_[a] > keys_[b] ? a : b;
   }
 
-  std::size_t k_;  // at least 1
+  std::size_t k_;            // at least 1
   std::uint64_t worst_ = 0;  // of the best k, once there are so many
   float threshold_ = 0.0f;
   std::vector<std::uint64_t> keys_;
