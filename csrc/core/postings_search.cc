@@ -22,6 +22,8 @@ constexpr std::uint32_t kFirstRange = 2048;
 constexpr std::size_t kSparse = 16;
 // Looking a document up in a run costs about as much as adding up so many of its postings.
 constexpr std::size_t kLookupPostings = 64;
+// The same for the documents that a mask allows, most of which fall behind after the first lists.
+constexpr std::size_t kAllowedPostings = 32;
 // Adding so few postings up costs less than to find out whether looking them up would cost less.
 constexpr std::size_t kCheapPostings = 2048;
 // Of so many postings is concluded how many documents would be looked up.
@@ -272,7 +274,7 @@ class RangeSearch {
     }
     std::size_t postings = 0;
     for (const BlockList& list : block_) postings += share(list.run);
-    if (allowed * block_.size() * kLookupPostings > postings) return false;
+    if (allowed * block_.size() * kAllowedPostings > postings) return false;
     for (std::size_t place = 0; place < mask.size(); ++place) {
       if (mask[place] == 0) continue;
       scratch_.found_places[found_] = static_cast<std::uint16_t>(range_begin_ + place);
