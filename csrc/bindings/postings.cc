@@ -157,7 +157,7 @@ Raises OSError (the temporary files are removed), ValueError if the writer was a
       m, "PostingsIndex",
       R"(Which documents 0..len - 1 hold a term, and how much it says about them; memory-mapped.
 
-Threads: immutable; any number of threads may search at once, each keeps 400 KiB for it. Do not truncate the file in
+Threads: immutable; any number of threads may search at once, each keeps 320 KiB for it. Do not truncate the file in
 place while it is open (replace it by rename, as PostingsWriter does).)")
       .def(py::init([](const std::filesystem::path& path, bool verify) {
              py::gil_scoped_release release;

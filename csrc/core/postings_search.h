@@ -21,7 +21,7 @@ struct ScoredDocs {
 //
 // Exact: whatever is skipped cannot be among the best, and every document's parts are added in the order of
 // the lists' largest parts, so that its score does not depend on k, the mask or the block that it is in. Any
-// number of threads; each keeps 400 KiB for its searches. Throws std::invalid_argument for a wrong number of
+// number of threads; each keeps 320 KiB for its searches. Throws std::invalid_argument for a wrong number of
 // boosts or mask entries or a boost that is not below 1e6, std::runtime_error for a damaged index.
 ScoredDocs search_postings(const PostingsIndex& index, std::span<const std::string_view> terms,
                            std::span<const double> boosts, std::int64_t k,

@@ -118,6 +118,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> PostingsIndex:
     # A word of the last documents only, and one of a single block.
     chosen.append(np.arange(count) >= count - 50)
     chosen.append((np.arange(count) // 65536 == 1) & (rng.random(count) < 0.2))
+    # Crowded into a sixteenth of every block.
+    chosen.append((np.arange(count) % 65536 // 4096 == 5) & (rng.random(count) < 0.6))
     documents: list[Any] = [
         [
             [f"w{word}" for word, has in enumerate(row) for _ in range(repeat if has else 0)],
@@ -134,8 +136,9 @@ def test_pruning_changes_nothing(large: PostingsIndex, mask_share: float | None)
     """Searches for few, which skip much, give the first of a search for all, which can skip nothing."""
     rng = np.random.default_rng(12)
     mask = None if mask_share is None else rng.random(len(large)) < mask_share
-    names = [f"w{word}" for word in range(10)]
+    names = [f"w{word}" for word in range(11)]
     queries = [["w0", "w5", "w6"], ["w7", "w0", "x"], ["w8", "w9"], names, ["w6"], ["w0", "w1", "x"]]
+    queries += [["w10", "w6"], ["w0", "w1", "w10"]]
     queries += [rng.choice([*names, "x"], size, replace=False).tolist() for size in rng.integers(1, 7, 20)]
     for terms in queries:
         boosts = [1.0, 0.5]
