@@ -31,11 +31,16 @@ void observe_many(CostModel& costs, const py::list& rows) {
     if (!PyTuple_Check(row.ptr()) || PyTuple_GET_SIZE(row.ptr()) != 3) {
       throw py::type_error("a row is no tuple of stage, size and seconds");
     }
-    const auto stage = py::handle(PyTuple_GET_ITEM(row.ptr(), 0)).cast<std::string_view>();
-    const double size = PyFloat_AsDouble(PyTuple_GET_ITEM(row.ptr(), 1));
-    const double seconds = PyFloat_AsDouble(PyTuple_GET_ITEM(row.ptr(), 2));
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-    costs.observe(stage, size, seconds);
+    Py_ssize_t length = 0;
+    const char* const stage = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(row.ptr(), 0), &length);
+    const double size = stage == nullptr ? -1.0 : PyFloat_AsDouble(PyTuple_GET_ITEM(row.ptr(), 1));
+    const double seconds =
+        PyErr_Occurred() != nullptr ? -1.0 : PyFloat_AsDouble(PyTuple_GET_ITEM(row.ptr(), 2));
+    if (PyErr_Occurred() != nullptr) {  // no text, no number, or one that no double holds
+      PyErr_Clear();
+      continue;
+    }
+    costs.observe({stage, static_cast<std::size_t>(length)}, size, seconds);
   }
 }
 
@@ -76,7 +81,7 @@ adds to the mean.)")
       .def("observe_many", &observe_many, py::arg("rows"),
            R"(observe() for each tuple of stage, size and seconds in a list, in one call.
 
-Raises TypeError for what is no such tuple, once what stands before it is learnt.)")
+What is not possible is not learnt; raises TypeError for what is no tuple of three.)")
       .def("reserves", &reserves, py::arg("stages"), py::arg("limits"),
            R"(For each stage, seconds to keep free for those after it: a list of float.
 
