@@ -84,6 +84,7 @@ class AdmittedWork(Work):
                 which can end after any of them.
         """
         self.service = allotment.service
+        self.shared = True
         self._pressed = pressed
         self._end_s = self.deadline.elapsed() + allotment.limit_s
         left_out = services.without(allotment.service) - self.query.without

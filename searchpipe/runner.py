@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 from searchpipe import _core
@@ -14,7 +13,7 @@ from searchpipe.device import nvtx
 from searchpipe.errors import PipelineError
 from searchpipe.page import Page, Span, Trace
 from searchpipe.stage_breakers import StageBreaker, StageBreakers
-from searchpipe.stages.base import EarlyStage, PreparingStage, Stage, Work
+from searchpipe.stages.base import SLOTS, EarlyStage, PreparingStage, Stage, Work
 
 
 class StageRunner:
@@ -53,7 +52,8 @@ class StageRunner:
         stage = self.stages[place]
         later = tuple(s for s in self.stages[place + 1 :] if isinstance(s, PreparingStage) and s.prepares)
         breaker = None if stage.essential else self.breakers.of(stage.name)
-        return _Planned(stage, stage.name, stage.essential, later, self._kinds[place], breaker)
+        typed = set(SLOTS).issuperset(stage.reads)
+        return _Planned(stage, stage.name, stage.essential, typed, later, self._kinds[place], breaker)
 
     def run(self, work: Work, *, snapshot: str = "", engine: str = "") -> Page:
         """Answer one query; ``snapshot`` and ``engine`` are the versions that the page names.
@@ -73,42 +73,47 @@ class StageRunner:
     def _run(self, work: Work, snapshot: str, engine: str) -> Page:
         for early in self._early:
             # A failure is the stage's own, when its turn comes: it will try again then.
-            with suppress(Exception):
+            try:  # noqa: SIM105  (a context manager costs as much as a stage's own bookkeeping)
                 early.start_early(work)
-        deadline = work.deadline
+            except Exception:
+                pass
+        deadline, made = work.deadline, _core.made
+        traced = nvtx.enabled()
         reserves = self._reserves(work)
-        spans: list[tuple[str, float, float, int, int, str, int]] = []
+        spans: list[Span] = []
         end, n_out = deadline.elapsed(), _size(work)
         for planned, reserve in zip(self._plan, reserves, strict=True):
             if deadline.cancelled:
                 raise QueryCancelled
             begin, n_in = end, n_out
             work.reserve_s, work.later = reserve, planned.later
-            end = self._run_stage(planned, work, begin)
+            end = self._run_stage(planned, work, begin, traced)
             n_out = _size(work)
-            spans.append(
-                (planned.name, begin * 1e3, (end - begin) * 1e3, n_in, n_out, work.decision, work.units)
-            )
-        total = work.lap()
-        timeline = tuple(_core.slotted(Span, spans))
-        made = _core.made
-        trace = made(Trace, total * 1e3, deadline.budget_s * 1e3, work.longest_step_s * 1e3, timeline)
+            start_ms, ms = begin * 1e3, (end - begin) * 1e3
+            spans.append(made(Span, planned.name, start_ms, ms, n_in, n_out, work.decision, work.units))
+        total_ms, longest_ms = work.lap() * 1e3, work.longest_step_s * 1e3
+        trace = made(Trace, total_ms, deadline.budget_s * 1e3, longest_ms, tuple(spans))
         hits, given_up = tuple(work.hits or ()), tuple(work.degradations)
         return made(Page, work.query.text, hits, given_up, trace, snapshot, work.extras, engine, False)
 
-    def _run_stage(self, planned: _Planned, work: Work, begin: float) -> float:
+    def _run_stage(self, planned: _Planned, work: Work, begin: float, traced: bool) -> float:
         """Run a stage that begins now; returns when it ended, both in seconds since the query began."""
-        stage, name, essential, _, kind, breaker = planned
+        stage, name, essential, typed, _, kind, breaker = planned
         work.stage, work.decision, work.essential, work.units = name, "", essential, 0
         deadline, without = work.deadline, work.query.without
         if without and name in without:
             work.decision = "switched off"
             return work.lap()
         for slot in stage.reads:
-            if not work.holds(slot):
+            if (getattr(work, slot) is None) if typed else not work.holds(slot):
                 self._follow(stage, work)
                 return work.lap()
-        allowance = math.inf if deadline.unlimited else work.allowance_at(begin)
+        if deadline.unlimited:
+            allowance = math.inf
+        elif work.shared:
+            allowance = work.allowance_at(begin)
+        else:  # the same, without the call
+            allowance = deadline.budget_s - begin - work.reserve_s
         if allowance <= 0 and not essential:
             work.degrade("deadline", name)
             work.decision = "skipped: no time left"
@@ -120,7 +125,7 @@ class StageRunner:
             return work.lap()
         before = len(work.degradations)
         try:
-            if nvtx.enabled():
+            if traced:
                 with nvtx.range(kind):
                     stage.run(work)
             else:
@@ -174,6 +179,7 @@ class _Planned(NamedTuple):
     stage: Stage
     name: str
     essential: bool
+    typed: bool  # it reads no slot of a user's own
     later: tuple[PreparingStage, ...]
     kind: str
     breaker: StageBreaker | None

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from searchpipe import _core
 from searchpipe.deadline import QueryCancelled
 from searchpipe.page import Degradation, Hit
 
@@ -50,6 +51,8 @@ class Work:
         extras: slots of the user's own stages.
         essential: whether the running stage is; set by the pipeline.
         reserve_s: seconds that later stages will need; set by the pipeline before each stage.
+        shared: whether its time is also limited by what others need, so that :meth:`allowance_at` says more
+            than the subtraction.
         units: what the running stage has done, in a unit of its own, for the trace; 0 if it counts nothing.
     """
 
@@ -74,6 +77,7 @@ class Work:
         "pair_tokens",
         "query",
         "reserve_s",
+        "shared",
         "stage",
         "tokens",
         "units",
@@ -101,6 +105,7 @@ class Work:
         self.longest_step_s = 0.0
         self.marked = deadline.start if deadline.due != _ELSE else time.perf_counter() - deadline.elapsed()
         self.reserve_s = 0.0
+        self.shared = False
         self.units = 0
         self.stage = ""
         self.essential = True
@@ -178,7 +183,7 @@ class Work:
             self.marked = now
         else:
             now = self.mark()
-        return _Step(self, kind, size, now)
+        return _core.made(_Step, self, kind, size, now)
 
     def mark(self, *, choice: bool = False) -> float:
         """End one uninterruptible stretch of work and begin the next; returns the time in seconds.
@@ -224,19 +229,17 @@ class Work:
 class _Step:
     """A timed piece of work; a class because a generator would cost as much as the timing. One thread."""
 
-    __slots__ = ("_begin", "_kind", "_size", "_work")
-
-    def __init__(self, work: Work, kind: str, size: float, begin: float) -> None:
-        self._work = work
-        self._kind = kind
-        self._size = size
-        self._begin = begin
+    __slots__ = __match_args__ = ("_work", "_kind", "_size", "_begin")  # the order in which `made` fills them
+    _work: Work
+    _kind: str
+    _size: float
+    _begin: float
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, raised: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         work = self._work
         now = time.perf_counter()
