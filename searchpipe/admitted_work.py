@@ -84,6 +84,7 @@ class AdmittedWork(Work):
                 which can end after any of them.
         """
         self.service = allotment.service
+        self.shared = True
         self._pressed = pressed
         self._end_s = self.deadline.elapsed() + allotment.limit_s
         left_out = services.without(allotment.service) - self.query.without
@@ -95,7 +96,11 @@ class AdmittedWork(Work):
 
     def allowance(self) -> float:
         """See :meth:`searchpipe.stages.base.Work.allowance`; also within what the others leave."""
-        own = self.deadline.remaining() - self.reserve_s  # as Work's, asked for a dozen times a query
+        return self.allowance_at(self.deadline.elapsed())
+
+    def allowance_at(self, elapsed: float) -> float:
+        """See :meth:`searchpipe.stages.base.Work.allowance_at`."""
+        own = self.deadline.budget_s - elapsed - self.reserve_s  # as Work's, asked for a dozen times a query
         if self.deadline.unlimited:
             return own
         if self.stage == _SCORE and self._pressed is not None and self._pressed():
@@ -104,7 +109,7 @@ class AdmittedWork(Work):
         if self._end_s == math.inf:
             self._bound = False
             return own
-        limit = self._end_s - self.deadline.elapsed() - self.reserve_s
+        limit = self._end_s - elapsed - self.reserve_s
         self._bound = limit < own
         return min(own, limit)
 

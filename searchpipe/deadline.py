@@ -62,7 +62,8 @@ class Deadline:
     __slots__ = ("_clock", "_leave", "budget_s", "cancelled", "due", "start", "unlimited")
 
     def __init__(self, budget_ms: float, clock: Clock = time.perf_counter) -> None:
-        if not isinstance(budget_ms, int | float) or isinstance(budget_ms, bool):
+        kind = type(budget_ms)  # `int | float` would be made anew for every query
+        if kind is not float and kind is not int and not _is_number(budget_ms):
             raise QueryError(f"budget_ms is {budget_ms!r}, which is not a number.", cure="Give milliseconds.")
         if not budget_ms > 0 or (budget_ms > MAX_BUDGET_MS and not math.isinf(budget_ms)):
             raise QueryError(
@@ -103,6 +104,10 @@ class Deadline:
         """Raise :class:`QueryCancelled` if the caller has left."""
         if self.cancelled:
             raise QueryCancelled
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class _Leaving:

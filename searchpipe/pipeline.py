@@ -310,8 +310,8 @@ class Pipeline:
         without: Collection[str] = (),
     ) -> AdmittedWork:
         self._check_usable()
-        asked, limits = (text, k, filters, context, priority, without), self._config.pipeline
-        query = checked_query(*asked, limits, self._snapshot, self._runner.stages)
+        limits, stages = self._config.pipeline, self._runner.stages
+        query = checked_query(text, k, filters, context, priority, without, limits, self._snapshot, stages)
         return AdmittedWork(query, deadline, self._runner.costs)
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:

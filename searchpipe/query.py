@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from searchpipe import _core
 from searchpipe.errors import PipelineError, QueryError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ MAX_PRIORITY = 100
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Control characters (Unicode Cc) and the line and paragraph separators.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +163,12 @@ def checked_query(
         QueryError: one of the first six is not valid; the message says which and why.
         PipelineError: filters without a snapshot.
     """
-    return Query(
-        clean_text(text, limits.max_query_chars),
-        check_k(k, limits.max_k),
-        check_filters(filters, snapshot) if filters else {},
-        check_context(context),
-        check_priority(priority),
-        check_without(without, stages) if without else frozenset(),
-    )
+    cleaned = clean_text(text, limits.max_query_chars)
+    if not (type(k) is int and 1 <= k <= limits.max_k):  # as most are, without the call; so below
+        k = check_k(k, limits.max_k)
+    filters = check_filters(filters, snapshot) if filters else {}
+    context = {} if context is None else check_context(context)
+    if type(priority) is not int or priority:
+        priority = check_priority(priority)
+    left_out = check_without(without, stages) if without else _NONE
+    return _core.made(Query, cleaned, k, filters, context, priority, left_out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from typing import NamedTuple
 
 from searchpipe import _core
 from searchpipe.cost_model import CostModel
@@ -12,8 +12,8 @@ from searchpipe.deadline import ANSWERING, QueryCancelled
 from searchpipe.device import nvtx
 from searchpipe.errors import PipelineError
 from searchpipe.page import Page, Span, Trace
-from searchpipe.stage_breakers import StageBreakers
-from searchpipe.stages.base import EarlyStage, PreparingStage, Stage, Work
+from searchpipe.stage_breakers import StageBreaker, StageBreakers
+from searchpipe.stages.base import SLOTS, EarlyStage, PreparingStage, Stage, Work
 
 
 class StageRunner:
@@ -43,18 +43,17 @@ class StageRunner:
         self.breakers = breakers or StageBreakers(shares=shares)
         check_stages(self.stages)
         self._early = [stage for stage in self.stages if isinstance(stage, EarlyStage)]
-        self._later = [
-            tuple(s for s in self.stages[place + 1 :] if isinstance(s, PreparingStage) and s.prepares)
-            for place in range(len(self.stages))
-        ]
-        self._ranges = [f"stage:{stage.name}" for stage in self.stages]
-        self._breakers = [None if s.essential else self.breakers.of(s.name) for s in self.stages]
-        # From the last stage to the second: another one takes what is left.
-        self._reserving = [
-            (place - 1, stage.name, shares.get(stage.name), self._ranges[place])
-            for place, stage in enumerate(self.stages)
-            if place
-        ][::-1]
+        self._kinds = tuple(f"stage:{stage.name}" for stage in self.stages)
+        self._plan = [self._planned(place) for place in range(len(self.stages))]
+        self._shares = [shares.get(stage.name) for stage in self.stages]
+        self._limits: tuple[float, tuple[float | None, ...]] = (0.0, ())  # of the budget asked for last
+
+    def _planned(self, place: int) -> _Planned:
+        stage = self.stages[place]
+        later = tuple(s for s in self.stages[place + 1 :] if isinstance(s, PreparingStage) and s.prepares)
+        breaker = None if stage.essential else self.breakers.of(stage.name)
+        typed = set(SLOTS).issuperset(stage.reads)
+        return _Planned(stage, stage.name, stage.essential, typed, later, self._kinds[place], breaker)
 
     def run(self, work: Work, *, snapshot: str = "", engine: str = "") -> Page:
         """Answer one query; ``snapshot`` and ``engine`` are the versions that the page names.
@@ -64,67 +63,70 @@ class StageRunner:
         """
         work.breakers = self.breakers
         answering = ANSWERING.set(work.deadline)
+        work.gather_costs(True)
         try:
             return self._run(work, snapshot, engine)
         finally:
+            work.gather_costs(False)
             ANSWERING.reset(answering)
 
     def _run(self, work: Work, snapshot: str, engine: str) -> Page:
         for early in self._early:
             # A failure is the stage's own, when its turn comes: it will try again then.
-            with suppress(Exception):
+            try:  # noqa: SIM105  (a context manager costs as much as a stage's own bookkeeping)
                 early.start_early(work)
-        deadline = work.deadline
+            except Exception:
+                pass
+        deadline, made = work.deadline, _core.made
+        traced = nvtx.enabled()
         reserves = self._reserves(work)
-        spans: list[tuple[str, float, float, int, int, str, int]] = []
+        spans: list[Span] = []
         end, n_out = deadline.elapsed(), _size(work)
-        for place, stage in enumerate(self.stages):
+        for planned, reserve in zip(self._plan, reserves, strict=True):
             if deadline.cancelled:
                 raise QueryCancelled
             begin, n_in = end, n_out
-            work.reserve_s, work.later = reserves[place], self._later[place]
-            end = self._run_stage(place, stage, work, begin)
-            work.mark()
+            work.reserve_s, work.later = reserve, planned.later
+            end = self._run_stage(planned, work, begin, traced)
             n_out = _size(work)
-            spans.append(
-                (stage.name, begin * 1e3, (end - begin) * 1e3, n_in, n_out, work.decision, work.units)
-            )
-        total = deadline.elapsed()
-        work.mark()
-        timeline = tuple(_core.slotted(Span, spans))
-        trace = Trace(total * 1e3, deadline.budget_s * 1e3, work.longest_step_s * 1e3, timeline)
+            start_ms, ms = begin * 1e3, (end - begin) * 1e3
+            spans.append(made(Span, planned.name, start_ms, ms, n_in, n_out, work.decision, work.units))
+        total_ms, longest_ms = work.lap() * 1e3, work.longest_step_s * 1e3
+        trace = made(Trace, total_ms, deadline.budget_s * 1e3, longest_ms, tuple(spans))
         hits, given_up = tuple(work.hits or ()), tuple(work.degradations)
-        return Page(work.query.text, hits, given_up, trace, snapshot, work.extras, engine)
+        return made(Page, work.query.text, hits, given_up, trace, snapshot, work.extras, engine, False)
 
-    def _run_stage(self, place: int, stage: Stage, work: Work, begin: float) -> float:
+    def _run_stage(self, planned: _Planned, work: Work, begin: float, traced: bool) -> float:
         """Run a stage that begins now; returns when it ended, both in seconds since the query began."""
-        work.stage, work.decision, work.essential, work.units = stage.name, "", stage.essential, 0
+        stage, name, essential, typed, _, kind, breaker = planned
+        work.stage, work.decision, work.essential, work.units = name, "", essential, 0
         deadline, without = work.deadline, work.query.without
-        if without and stage.name in without:
+        if without and name in without:
             work.decision = "switched off"
-            return deadline.elapsed()
-        missing = [slot for slot in stage.reads if not work.holds(slot)] if stage.reads else None
-        if missing:
-            # An earlier stage that gave up has said why, or was not wanted; this one only follows.
-            if not without and not any(d.stage != stage.name for d in work.degradations):
-                work.degrade("missing_input", f"{stage.name} (no {', '.join(missing)})")
-            work.decision = f"skipped: no {', '.join(missing)}"
-            return deadline.elapsed()
-        allowance = math.inf if deadline.unlimited else work.allowance()
-        if not stage.essential and allowance <= 0:
-            work.degrade("deadline", stage.name)
+            return work.lap()
+        for slot in stage.reads:
+            if (getattr(work, slot) is None) if typed else not work.holds(slot):
+                self._follow(stage, work)
+                return work.lap()
+        if deadline.unlimited:
+            allowance = math.inf
+        elif work.shared:
+            allowance = work.allowance_at(begin)
+        else:  # the same, without the call
+            allowance = deadline.budget_s - begin - work.reserve_s
+        if allowance <= 0 and not essential:
+            work.degrade("deadline", name)
             work.decision = "skipped: no time left"
-            return deadline.elapsed()
-        breaker = self._breakers[place]
-        given = 0 if breaker is None else breaker.admit()
-        if breaker is not None and not given:
-            work.degrade("circuit_open", f"{stage.name} ({breaker.reason})")
+            return work.lap()
+        given = 0
+        if breaker is not None and not (given := breaker.admit()):
+            work.degrade("circuit_open", f"{name} ({breaker.reason})")
             work.decision = f"left out: {breaker.reason}"
-            return deadline.elapsed()
+            return work.lap()
         before = len(work.degradations)
         try:
-            if nvtx.enabled():
-                with nvtx.range(self._ranges[place]):
+            if traced:
+                with nvtx.range(kind):
                     stage.run(work)
             else:
                 stage.run(work)
@@ -133,32 +135,54 @@ class StageRunner:
                 breaker.raised(given, error)
             if isinstance(error, QueryCancelled) or not isinstance(error, Exception):
                 raise
-            work.degrade("stage_failed", f"{stage.name} ({type(error).__name__}: {error})")
+            work.degrade("stage_failed", f"{name} ({type(error).__name__}: {error})")
             work.decision = f"failed: {error}"
-            return deadline.elapsed()
-        end = deadline.elapsed()
+            return work.lap()
+        end = work.lap()
         seconds = end - begin
         # `stage:` keeps whole stages apart from the steps inside them.
-        self.costs.observe(self._ranges[place], 1, seconds)
+        work.observe(kind, 1, seconds)
         if breaker is not None and not (
             seconds <= allowance and len(work.degradations) == before and breaker.breaker.spotless
         ):
             breaker.returned(given, seconds, allowance, work.degradations[before:])
         return end
 
+    @staticmethod
+    def _follow(stage: Stage, work: Work) -> None:
+        """Skip a stage that lacks a slot; one that gave up before it has said why, or was not wanted."""
+        missing = ", ".join(slot for slot in stage.reads if not work.holds(slot))
+        if not work.query.without and not any(d.stage != stage.name for d in work.degradations):
+            work.degrade("missing_input", f"{stage.name} (no {missing})")
+        work.decision = f"skipped: no {missing}"
+
     def _reserves(self, work: Work) -> list[float]:
         """For each stage, seconds to keep for those after it: what they cost lately, within their shares."""
-        reserves = [0.0] * len(self.stages)
-        if work.deadline.unlimited:
-            return reserves
-        budget, total, without = work.deadline.budget_s, 0.0, work.query.without
-        predict = self.costs.predict
-        for place, name, share, kind in self._reserving:
-            if share is not None and name not in without:
-                limit, expected = share * budget, predict(kind, 1)
-                total += limit if expected is None or expected > limit else expected
-            reserves[place] = total
-        return reserves
+        deadline, without = work.deadline, work.query.without
+        if deadline.unlimited:
+            return [0.0] * len(self.stages)
+        budget, limits = self._limits  # one tuple, so that threads never mix two
+        if without or budget != deadline.budget_s:
+            budget = deadline.budget_s
+            limits = tuple(
+                None if share is None or planned.name in without else share * budget
+                for planned, share in zip(self._plan, self._shares, strict=True)
+            )
+            if not without:
+                self._limits = budget, limits
+        return self.costs.reserves(self._kinds, limits)
+
+
+class _Planned(NamedTuple):
+    """What the runner needs of a stage for every query."""
+
+    stage: Stage
+    name: str
+    essential: bool
+    typed: bool  # it reads no slot of a user's own
+    later: tuple[PreparingStage, ...]
+    kind: str
+    breaker: StageBreaker | None
 
 
 def check_stages(stages: Sequence[Stage]) -> None:

@@ -174,3 +174,44 @@ def test_stages_do_not_mix_and_any_name_will_do():
     assert set(costs.snapshot()) == {"", "näme \N{PILE OF POO}"}
     assert costs.predict("other", 10) is None
     assert costs.predict("", 10) > 0.19
+
+
+stages = st.lists(st.tuples(st.sampled_from("abcd"), sizes, times), max_size=30)
+
+
+@given(stages)
+def test_many_at_once_teach_what_one_by_one_would(rows):
+    one, many = CostModel(), CostModel()
+    for row in rows:
+        one.observe(*row)
+    many.observe_many(rows)
+    assert many.snapshot() == one.snapshot()
+
+
+def test_rows_that_are_not_possible_are_passed_over():
+    costs = CostModel()
+    impossible = [("s", 10**400, 1.0), (b"s", 1, 1.0), ("s", "1", 1.0), ("\ud800", 1, 1.0), ("s", 1, None)]
+    costs.observe_many([*impossible, ("s", -1, 1.0), ("s", 1, math.nan), ("s", 1, 0.5)])
+    assert costs.snapshot() == {"s": {1.0: 0.5}}
+    with pytest.raises(TypeError, match="stage, size and seconds"):
+        costs.observe_many([("s", 1)])
+
+
+@given(stages, st.lists(st.none() | st.floats(0.0, 1.0), min_size=5, max_size=5))
+def test_reserves_are_what_later_stages_cost_within_their_limits(rows, limits):
+    costs = CostModel()
+    costs.observe_many([(kind, 1, seconds) for kind, _, seconds in rows])
+    kinds, expected, total = ("a", "b", "c", "d", "e"), [0.0] * 5, 0.0
+    for place in range(4, 0, -1):
+        limit = limits[place]
+        if limit is not None:
+            predicted = costs.predict(kinds[place], 1)
+            total += limit if predicted is None or predicted > limit else predicted
+        expected[place - 1] = total
+    assert costs.reserves(kinds, tuple(limits)) == expected
+
+
+def test_reserves_need_a_limit_a_stage():
+    with pytest.raises(ValueError, match="2 stages and 1 limits"):
+        CostModel().reserves(("a", "b"), (0.5,))
+    assert CostModel().reserves((), ()) == []

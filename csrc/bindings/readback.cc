@@ -60,7 +60,8 @@ that it is there. Freed with the object, which waits for a copy on its way. Thre
             it.fetch(reinterpret_cast<cuda::StreamHandle>(stream), bytes);
           },
           py::arg("stream"), py::arg("nbytes"),
-          "Put a copy of the first `nbytes` on the stream with this handle; of 0, the mark of its end alone. Raises "
+          "Put a copy of the first `nbytes` on the stream with this handle; of 0, the mark of its end alone. "
+          "Raises "
           "CudaError, IndexError.")
       .def("done", &Readback::done,
            "Whether the last fetch() has ended; true before the first. Raises CudaError if what came before "

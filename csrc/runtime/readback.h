@@ -20,8 +20,8 @@ class Readback {
 
   cuda::DevicePtr address() const { return device_memory_.address(); }
   std::size_t bytes() const { return host_memory_.bytes(); }
-  // Puts a copy of the first `bytes` on the stream, behind what it has already; of 0 bytes, the mark of its end
-  // alone. Throws CudaError, std::out_of_range.
+  // Puts a copy of the first `bytes` on the stream, behind what it has already; of 0 bytes, the mark of its
+  // end alone. Throws CudaError, std::out_of_range.
   void fetch(cuda::StreamHandle stream, std::size_t bytes);
   // Whether the last fetch() has ended, with all that was before it on its stream; true before the first.
   // Throws CudaError if something of that has failed.

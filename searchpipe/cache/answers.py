@@ -119,8 +119,7 @@ class Answers:
             self._pages.clear()
 
     def _computed(self, work: Work) -> Page:
-        snapshot, engine = self._versions
-        return self._runner.run(work, snapshot=snapshot, engine=engine)
+        return self._runner.run(work, snapshot=self._versions[0], engine=self._versions[1])
 
     def _kept(self, pages: BoundedCache[bytes], key: Key, work: Work, *, last: bool) -> Page | None:
         begin = work.deadline.elapsed()

@@ -11,6 +11,7 @@ import numpy as np
 
 from searchpipe.arrays import Int32
 from searchpipe.errors import ConfigError, MissingDependencyError, ModelError
+from searchpipe.models.plain_words import PlainWords
 
 # Characters read per token wanted. Text has 4 to 5 characters a token, and WordPiece
 # turns a word of more than 100 characters into one unknown token, so 32 loses nothing
@@ -68,6 +69,7 @@ class TextTokenizer:
         self.sep_id = self._special("sep")
         self.pad_id = self._special("pad")
         self.unk_id = self._special("unk")
+        self._plain = PlainWords.of(self._tokenizer)
 
     def ids(self, text: str) -> Int32:
         """Ids of one text, without special tokens: int32 [n], n <= ``max_tokens``; empty for blank text.
@@ -75,6 +77,10 @@ class TextTokenizer:
         Lone surrogates count as U+FFFD. Of a longer text only the first 32 characters per
         token wanted (at least 2048) are read.
         """
+        if self._plain is not None and len(text) <= self._max_chars:
+            ids = self._plain.ids(text)
+            if ids is not None:
+                return np.array(ids[: self.max_tokens], np.int32)
         encoding = self._tokenizer.encode(self._prepared(text), add_special_tokens=False)
         return np.asarray(encoding.ids[: self.max_tokens], dtype=np.int32)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from searchpipe import _core
 from searchpipe.deadline import QueryCancelled
 from searchpipe.page import Degradation, Hit
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 SLOTS = ("tokens", "pair_tokens", "vector", "candidates", "hits")
 """The slots of :class:`Work` with a type of their own; a user's stage may name others, kept in ``extras``."""
 
+_ELSE = -math.inf
+"""When a deadline is due whose clock is not ``time.perf_counter``."""
+_PLAIN = frozenset({int, float})
+
 
 class Work:
     """One query on its way through the stages. Owned by one thread at a time.
@@ -30,7 +36,7 @@ class Work:
     Attributes:
         query: what was asked.
         deadline: when the answer is due.
-        costs: the pipeline's cost model.
+        costs: the pipeline's cost model; knows what this query has observed when it is asked for here.
         breakers: the pipeline's, for what a stage can do without; None outside of a pipeline.
         tokens: int32 ``(q,)``, the query's ids for the encoder, without special tokens; None until known.
         pair_tokens: the same for the cross-encoder.
@@ -46,13 +52,16 @@ class Work:
         extras: slots of the user's own stages.
         essential: whether the running stage is; set by the pipeline.
         reserve_s: seconds that later stages will need; set by the pipeline before each stage.
+        shared: whether its time is also limited by what others need, so that :meth:`allowance_at` says more
+            than the subtraction.
         units: what the running stage has done, in a unit of its own, for the trace; 0 if it counts nothing.
     """
 
     __slots__ = (
+        "_costs",
+        "_observed",
         "breakers",
         "candidates",
-        "costs",
         "deadline",
         "decision",
         "degradations",
@@ -70,6 +79,7 @@ class Work:
         "pair_tokens",
         "query",
         "reserve_s",
+        "shared",
         "stage",
         "tokens",
         "units",
@@ -79,7 +89,8 @@ class Work:
     def __init__(self, query: Query, deadline: Deadline, costs: CostModel) -> None:
         self.query = query
         self.deadline = deadline
-        self.costs = costs
+        self._costs = costs
+        self._observed: list[tuple[str, float, float]] | None = None  # not yet told; None: tell at once
         self.breakers: StageBreakers | None = None
         self.tokens: Int32 | None = None
         self.pair_tokens: Int32 | None = None
@@ -95,16 +106,41 @@ class Work:
         self.later: Sequence[PreparingStage] = ()
         self.degradations: list[Degradation] = []
         self.longest_step_s = 0.0
-        self.marked = time.perf_counter() - deadline.elapsed()
+        self.marked = deadline.start if deadline.due != _ELSE else time.perf_counter() - deadline.elapsed()
         self.reserve_s = 0.0
+        self.shared = False
         self.units = 0
         self.stage = ""
         self.essential = True
         self.decision = ""
 
+    @property
+    def costs(self) -> CostModel:
+        if self._observed:
+            self.gather_costs(True)
+        return self._costs
+
+    def observe(self, kind: str, size: float, seconds: float) -> None:
+        """Tell the cost model of a step: in a pipeline of many at once, before this query asks it again."""
+        observed = self._observed
+        if observed is None or type(size) not in _PLAIN or type(kind) is not str:
+            self.costs.observe(kind, size, seconds)
+        else:
+            observed.append((kind, size, seconds))
+
+    def gather_costs(self, gather: bool) -> None:
+        """Tell the cost model what was kept; from now on keep it until somebody asks, or tell it at once."""
+        if self._observed:
+            self._costs.observe_many(self._observed)
+        self._observed = [] if gather else None
+
     def allowance(self) -> float:
         """Seconds that this stage may still plan on: what is left, less what later stages need."""
         return self.deadline.remaining() - self.reserve_s
+
+    def allowance_at(self, elapsed: float) -> float:
+        """As :meth:`allowance`, for who knows already how many seconds of the query have passed."""
+        return self.deadline.budget_s - elapsed - self.reserve_s
 
     def holds(self, slot: str) -> bool:
         """Whether the slot has been filled."""
@@ -125,6 +161,8 @@ class Work:
         later, self.later = self.later, ()
         if self.deadline.cancelled:
             return
+        if self._observed:
+            self.gather_costs(True)
         for stage in later:
             if stage.name not in self.query.without and all(self.holds(slot) for slot in stage.reads):
                 with suppress(Exception):
@@ -139,7 +177,17 @@ class Work:
         Raises:
             QueryCancelled: before it starts, if the caller has left.
         """
-        return _Step(self, kind, size, not self.essential if optional is None else optional)
+        if self.deadline.cancelled:
+            raise QueryCancelled
+        if not self.essential if optional is None else optional:
+            # As `mark`, without the call: there are more steps in a query than anything else.
+            now = time.perf_counter()
+            if now - self.marked > self.longest_step_s:
+                self.longest_step_s = now - self.marked
+            self.marked = now
+        else:
+            now = self.mark()
+        return _core.made(_Step, self, kind, size, now)
 
     def mark(self, *, choice: bool = False) -> float:
         """End one uninterruptible stretch of work and begin the next; returns the time in seconds.
@@ -154,6 +202,21 @@ class Work:
         if choice or now < self.deadline.due or self.deadline.remaining() > 0:
             self.marked = now
         return now
+
+    def lap(self) -> float:
+        """:meth:`mark`, in seconds since the query began on the clock of its deadline."""
+        deadline = self.deadline
+        due = deadline.due
+        if due == _ELSE:
+            end = deadline.elapsed()
+            self.mark()
+            return end
+        now = time.perf_counter()
+        if now - self.marked > self.longest_step_s:
+            self.longest_step_s = now - self.marked
+        if now < due:
+            self.marked = now
+        return now - deadline.start
 
     @contextmanager
     def waiting(self, timeout_s: float) -> Iterator[None]:
@@ -170,29 +233,17 @@ class Work:
 class _Step:
     """A timed piece of work; a class because a generator would cost as much as the timing. One thread."""
 
-    __slots__ = ("_begin", "_choice", "_kind", "_size", "_work")
-
-    def __init__(self, work: Work, kind: str, size: float, choice: bool) -> None:
-        self._work = work
-        self._kind = kind
-        self._size = size
-        self._choice = choice
+    __slots__ = __match_args__ = ("_work", "_kind", "_size", "_begin")  # the order in which `made` fills them
+    _work: Work
+    _kind: str
+    _size: float
+    _begin: float
 
     def __enter__(self) -> None:
-        work = self._work
-        if work.deadline.cancelled:
-            raise QueryCancelled
-        if self._choice:
-            # As `mark`, without the call: there are more steps in a query than anything else.
-            now = self._begin = time.perf_counter()
-            if now - work.marked > work.longest_step_s:
-                work.longest_step_s = now - work.marked
-            work.marked = now
-        else:
-            self._begin = work.mark()
+        pass
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, raised: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         work = self._work
         now = time.perf_counter()
@@ -202,7 +253,7 @@ class _Step:
             work.marked = now
         else:
             work.mark()
-        work.costs.observe(self._kind, self._size, now - self._begin)
+        work.observe(self._kind, self._size, now - self._begin)
 
 
 @runtime_checkable

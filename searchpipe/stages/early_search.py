@@ -87,7 +87,7 @@ class EarlySearch:
                 raise error
             finally:
                 del error
-        work.costs.observe(name, self._depth, self._seconds)
+        work.observe(name, self._depth, self._seconds)
         return self._found
 
 

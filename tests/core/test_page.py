@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import pickle
 import weakref
 
 import numpy as np
@@ -201,6 +202,29 @@ def test_slotted_objects_hold_and_drop_their_values():
     del hit
     gc.collect()
     assert gone() is None
+
+
+def test_one_object_is_that_of_the_class():
+    values = ("recall", 0.5, 1.5, 0, 300, "x", 3)
+    span = _core.made(Span, *values)
+    assert span == Span(*values)
+    assert repr(span) == repr(Span(*values))
+    assert pickle.loads(pickle.dumps(span)) == span
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        span.stage = "other"
+    with pytest.raises(TypeError, match="2 values for 7 fields"):
+        _core.made(Span, "recall", 0.5)
+    for wrong in ((), (3,), (object, 1)):
+        with pytest.raises((TypeError, AttributeError)):
+            _core.made(*wrong)
+
+
+def test_objects_of_many_classes_are_their_own():
+    kinds = [dataclasses.make_dataclass(f"Kind{n}", "ab"[: 1 + n % 2], slots=True) for n in range(20)]
+    for _ in range(2):
+        for n, kind in enumerate(kinds):
+            values = range(n, n + 1 + n % 2)
+            assert _core.made(kind, *values) == kind(*values)
 
 
 def test_what_has_no_slots_is_refused():
