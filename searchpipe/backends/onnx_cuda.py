@@ -190,12 +190,13 @@ def _open_session(
 ) -> tuple[Any, str]:
     """A session on the stream for the file or a part of it, and why its work must not be captured, if so."""
     provider = {
-        "device_id": str(ordinal),
         "user_compute_stream": str(stream),
         "arena_extend_strategy": _ARENA_GROWTH,
         # A model kept in float32 was kept so for its precision; TF32 has that of half precision.
         "use_tf32": "0",
     }
+    if ordinal:  # 0 is the default, and naming it makes ONNX Runtime 1.31 warn of plugins that nobody wants
+        provider["device_id"] = str(ordinal)
     disabled = {"disabled_optimizers": SLOW_FOR_PACKED} if packed else {}
 
     def start(cpu_nodes: bool) -> Any:

@@ -68,7 +68,7 @@ class _CudaSession:
     def __init__(self, options: dict[str, str], names: set[str]) -> None:
         self._stream = int(options["user_compute_stream"])
         self._packed = "row_ends" in names
-        device = _core.Device(int(options["device_id"]))
+        device = _core.Device(int(options.get("device_id", "0")))
         if self._packed:
             self._kernel = _core.Kernel(device, _PACKED_PTX, "packed_row_scores")
         else:

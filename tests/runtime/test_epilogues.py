@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from searchpipe import _core
+from searchpipe import _core, assemble_gpu
 from searchpipe.backends.onnx_split import KINDS
 from searchpipe.device.estimates import EPILOGUES
 from searchpipe.errors import EngineError
@@ -137,8 +137,9 @@ def test_their_memory_is_planned_unless_it_is_too_much(
 
     monkeypatch.setattr(open_chain, "open_chain", spy)
     texts, pages = world.queries[:3], []
-    for wanted, settings in ((KINDS, {}), ((), {"epilogues": False}), ((), {"memory_mb": 308})):
+    for wanted, settings, share in ((KINDS, {}, 0.5), ((), {"epilogues": False}, 0.5), ((), {}, 0.05)):
         asked.clear()
+        monkeypatch.setattr(assemble_gpu, "_EPILOGUES_SHARE", share)
         with Pipeline.open(world.snapshot, gpu_config(recall={"use": "never"}, **settings)) as pipeline:
             assert (f"scorer {EPILOGUES}" in parts(pipeline)) == bool(wanted)
             assert not any(name == f"encoder {EPILOGUES}" for name in parts(pipeline))

@@ -107,7 +107,7 @@ def test_there_is_nothing_to_follow(device: _core.Device, fake: FakeDriver) -> N
     scorer.close()
 
 
-def test_the_place_is_another_threads_to_follow(device: _core.Device) -> None:
+def test_the_place_is_another_threads_to_follow(device: _core.Device, fake: FakeDriver) -> None:
     it = Follower(device)
     scorer = ENGINES["graph"](device, [(4, 16)], output_width=WIDTH).scorer
     found: list[_core.Ticket | None] = []
@@ -125,7 +125,7 @@ def test_the_place_is_another_threads_to_follow(device: _core.Device) -> None:
     scorer.close()
 
 
-def test_what_was_left_to_the_worker_is_not_followed(device: _core.Device) -> None:
+def test_what_was_left_to_the_worker_is_not_followed(device: _core.Device, fake: FakeDriver) -> None:
     # No slot for the third batch; three waves of one batch.
     for options in ({"slots": 2, "batch_tokens": 48}, {"slots": 3, "batch_tokens": 16}):
         scorer = ENGINES["graph"](device, [(3, 4), (1, 16)], output_width=WIDTH, **options).scorer
@@ -154,7 +154,7 @@ def test_company_is_not_followed(device: _core.Device, fake: FakeDriver) -> None
     scorer.close()
 
 
-def test_a_request_inside_another(device: _core.Device) -> None:
+def test_a_request_inside_another(device: _core.Device, fake: FakeDriver) -> None:
     outer = ENGINES["graph"](device, [(4, 16)], output_width=WIDTH).scorer
     inner = ENGINES["graph"](device, [(4, 16)], output_width=WIDTH).scorer
     one, two = Follower(device), Follower(device)
