@@ -18,8 +18,8 @@ EPILOGUES = "epilogues"
 """Ends the name of the part for them."""
 
 PIECE_WORKSPACE_BYTES = 64 * MIB
-"""Of each piece of a graph that is cut at its products, beside its activations: ONNX Runtime makes a handle of
-cuBLAS and of cuDNN for every session. An H200 took 2,320 to 3,040 MiB for 25 pieces and 32,768 tokens."""
+"""Of each piece of a graph that is cut at its products, beside its activations: ONNX Runtime makes a handle
+of cuBLAS and of cuDNN for every session. An H200 took 2,320 to 3,040 MiB for 25 pieces and 32,768 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
