@@ -142,6 +142,7 @@ class Recall:
     ) -> None:
         self._early = EarlySearches(pool) if pool is not None else None
         self._sources = list(sources)
+        self._early_sources = [source for source in self._sources if getattr(source, "early", False)]
         self._mask_of = mask_of
         self._depth = depth
         self._fusion = fusion
@@ -155,15 +156,15 @@ class Recall:
 
     def start_early(self, work: Work) -> None:
         """Begin to search the sources that need only the query, if there are threads for that."""
-        threads = self._early
+        threads, query = self._early, work.query
         if threads is None:
             return
-        mask = self._mask_of(work.query.filters) if work.query.filters else None
+        mask = self._mask_of(query.filters) if query.filters else None
         if mask is not None and not mask.any():
             return
-        depth = max(self._depth, work.query.k)
-        for source in self._sources:
-            if getattr(source, "early", False) and source.ready(work) and not resting(source.name, work):
+        depth = query.k if query.k > self._depth else self._depth
+        for source in self._early_sources:
+            if source.ready(work) and not resting(source.name, work):
                 work.early[source.name] = threads.begin(source, work, depth, mask)
 
     def prepare(self, work: Work) -> None:

@@ -232,6 +232,36 @@ def encode(engine, budget_ms):
     return work
 
 
+class Alone(Engine):
+    """Has the shorter way for one text, and no other."""
+
+    def predict_row(self, length):
+        return self.predict(np.full(1, length))
+
+    def encode_row(self, tokens, **asked):
+        self.meanwhile = asked.pop("meanwhile", None)
+        [vector] = super().encode([tokens], **asked)
+        return vector
+
+    def encode(self, texts, *, meanwhile=None):
+        raise AssertionError("not asked for one text")
+
+
+def test_one_text_takes_the_shorter_way():
+    engine = Alone(row_s=1e-3)
+    work = encode(engine, FAR)
+    assert [lengths for lengths, _ in engine.requests] == [[2]]
+    np.testing.assert_array_equal(work.vector, encode(Engine(row_s=1e-3), FAR).vector)
+    assert work.vector.ndim == 1
+    assert work.decision == "2 tokens"
+
+
+def test_one_text_that_does_not_fit_is_given_up():
+    work = encode(Alone(row_s=1e3), 50.0)
+    assert work.vector is None
+    assert [d.reason for d in work.degradations] == ["deadline"]
+
+
 def test_encoding_passes_the_deadline_on():
     engine = Engine(row_s=1e-3)
     work = encode(engine, FAR)
