@@ -196,6 +196,19 @@ def test_an_outlook_that_does_not_fit_is_shrunk(make_work):
     assert [d.given_up for d in work.degradations] == ["scored 10 of 50 candidates"]
 
 
+def test_documents_are_read_ahead_as_they_are_measured_later(make_work):
+    engine, work = Foreseeing(), make_work(8)
+    seen = []
+    engine.outlook = lambda query, store, docs: seen.append((query, docs.tolist()))
+    stage = Score(engine, None, ComputeGate(), depth=3)
+    stage.read_ahead(work, work.candidates.docs)
+    assert [docs for _, docs in seen] == [work.candidates.docs[:3].tolist()]
+    work.pair_tokens = None
+    stage.read_ahead(work, work.candidates.docs)
+    assert len(seen) == 1
+    Score(Engine(), None, ComputeGate()).read_ahead(work, work.candidates.docs)
+
+
 @pytest.mark.parametrize("budget_ms", [FAR, math.inf])
 def test_an_outlook_without_a_forecast_goes_by_steps_unless_there_is_no_limit(make_work, budget_ms):
     engine = Foreseeing(known=False)
