@@ -70,6 +70,9 @@ def assemble(snapshot: Snapshot, config: Config, replace: Mapping[str, Stage]) -
     except BaseException:
         builder.engines.close()
         raise
+    for place, stage in enumerate(stages):
+        if isinstance(stage, Recall) and stage.name not in replace:
+            stage.followed_by(stages[place + 1 :])
     return Assembly(stages, builder.engines)
 
 

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 _WORDS = re.compile("[A-Za-z0-9]+|[^A-Za-z0-9 ]")
 """In printable ASCII: what BERT's pre-tokenizer splits at blanks and around each punctuation mark."""
 
+_KEPT = 8192
+"""Words whose ids are remembered: some 3 MB at most. Of what people search for, most words come again."""
+
 
 class PlainWords:
     """The ids of printable ASCII, in which normalizing is lower case and nothing else. Any thread may call.
 
     For a text of a few words the library spends most of its time on alignments between the text and its
-    normal form, which nobody asks for here. The vocabulary and the model are the library's own.
+    normal form, which nobody asks for here. The vocabulary and the model are the library's own; what they
+    gave for a word between two blanks is remembered.
 
     Args:
         tokenizer: a WordPiece model behind BERT's normalizer and pre-tokenizer.
@@ -27,7 +31,7 @@ class PlainWords:
         marks: first characters of its added tokens, which are looked for before words are.
     """
 
-    __slots__ = ("_known", "_longest", "_lowercase", "_marks", "_pieces")
+    __slots__ = ("_known", "_longest", "_lowercase", "_marks", "_pieces", "_seen")
 
     def __init__(self, tokenizer: Tokenizer, *, lowercase: bool, marks: frozenset[str]) -> None:
         model = tokenizer.model
@@ -36,6 +40,7 @@ class PlainWords:
         self._longest: int = model.max_input_chars_per_word
         self._known: Callable[[str], int | None] = tokenizer.token_to_id
         self._pieces = model.tokenize
+        self._seen: dict[str, list[int]] = {}  # emptied when full; read and written one item at a time
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> PlainWords | None:
@@ -51,17 +56,33 @@ class PlainWords:
 
     def ids(self, text: str) -> list[int] | None:
         """Ids without special tokens; None for text that is not plain, or may hold an added token."""
-        if not (text.isascii() and text.isprintable()):
+        seen, found = self._seen, []
+        for word in text.split(" "):
+            ids = seen.get(word)
+            if ids is None:
+                ids = self._look_up(word)
+                if ids is None:
+                    return None
+            found += ids
+        return found
+
+    def _look_up(self, word: str) -> list[int] | None:
+        """Ids of what stands between two blanks, remembered from now on; None as of the whole text."""
+        if not (word.isascii() and word.isprintable()):
             return None
         for mark in self._marks:
-            if mark in text:
+            if mark in word:
                 return None
         known, found = self._known, []
-        for word in _WORDS.findall(text.lower() if self._lowercase else text):
+        for part in _WORDS.findall(word.lower() if self._lowercase else word):
             # The longest match comes first, so that a word of the vocabulary is one token.
-            one = known(word)
-            if one is not None and len(word) <= self._longest:
+            one = known(part)
+            if one is not None and len(part) <= self._longest:
                 found.append(one)
             else:
-                found += [piece.id for piece in self._pieces(word)]
+                found += [piece.id for piece in self._pieces(part)]
+        if len(word) <= self._longest:
+            if len(self._seen) >= _KEPT:
+                self._seen.clear()
+            self._seen[word] = found
         return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
@@ -91,10 +93,13 @@ class AskedAhead:
         """Whether it was searched by the query's vector: an encoder may have failed, and another answered."""
         return work.device_vector is self._place and self._place.followed(work.vector)
 
-    def join(self, work: Work, *, optional: bool) -> tuple[Int32, Float32] | None:
+    def join(
+        self, work: Work, *, optional: bool, meanwhile: Callable[[], None] | None = None
+    ) -> tuple[Int32, Float32] | None:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.
 
         The cost model is told of handing the search over, in the encoder's time, and of this waiting.
+        ``meanwhile`` is called once if the device is not done yet; what it raises is ignored.
         What failed is searched once more, now in the ordinary way, which knows what to do about it.
 
         Raises:
@@ -106,11 +111,11 @@ class AskedAhead:
         try:
             if math.isinf(limit):
                 work.mark()
-                found = self._wait(work, limit)
+                found = self._wait(work, limit, meanwhile)
                 work.mark()
             else:
                 with work.waiting(limit):
-                    found = self._wait(work, limit)
+                    found = self._wait(work, limit, meanwhile)
         except EngineError:
             with work.step(self._source.name, self._depth, optional=optional):
                 return self._source.search(work, self._depth, None)
@@ -118,8 +123,15 @@ class AskedAhead:
             work.costs.observe(self._source.name, self._depth, self._begun.seconds)
         return found
 
-    def _wait(self, work: Work, limit_s: float) -> tuple[Int32, Float32] | None:
+    def _wait(
+        self, work: Work, limit_s: float, meanwhile: Callable[[], None] | None
+    ) -> tuple[Int32, Float32] | None:
         begin = time.perf_counter()
+        if meanwhile is not None:
+            if (found := self._begun.end(0.0)) is not None:
+                return found
+            with suppress(Exception):
+                meanwhile()
         while True:
             left = limit_s - (time.perf_counter() - begin)
             found = self._begun.end(min(max(0.0, left), _SLICE_S))

@@ -6,6 +6,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from searchpipe.arrays import Int32
 
 if TYPE_CHECKING:
@@ -67,12 +69,19 @@ class Forecaster:
         rows_of = {b: b[1] // longest if executor.packed else b[0] for b in buckets}
         self._row_s = min(seconds[b] / rows for b, rows in rows_of.items() if rows and b[1] >= longest)
         self.least_s = max(seconds.values()) + _HANDOVER_S
+        rows_alone = (np.array([length], np.int32) for length in range(longest + 1))
+        self._alone_s = [self._cost.seconds(row) + _HANDOVER_S for row in rows_alone]
+        self._longest = longest
         self._lock = threading.Lock()
         self.given_s = 0.0
 
     def predict(self, lengths: Int32) -> Forecast:
         """Forecast a request of rows with these ``lengths`` in tokens, int32 ``(n,)``, made now."""
         return Forecast(self.given_s, self._cost.seconds(lengths) + _HANDOVER_S)
+
+    def predict_row(self, length: int) -> Forecast:
+        """As :meth:`predict`, of a request of one row of ``length`` tokens, which must not be negative."""
+        return Forecast(self.given_s, self._alone_s[length if length < self._longest else self._longest])
 
     def outlook(
         self, packer: _core.PairPacker, store: _core.TokenStore, query_ids: Int32, docs: Int32

@@ -33,7 +33,12 @@ class ChainTextEncoder:
         self.tokenizer = tokenizer
         executor = chain.scorer.executor
         self.dim: int = executor.output_width
-        self._max_tokens = min(local_model.max_tokens, executor.longest_row)
+        self._special = {
+            "cls_id": tokenizer.cls_id,
+            "sep_id": tokenizer.sep_id,
+            "pad_id": tokenizer.pad_id,
+            "max_tokens": min(local_model.max_tokens, executor.longest_row),
+        }
 
     def encode(
         self,
@@ -73,6 +78,29 @@ class ChainTextEncoder:
         forecaster = self.chain.forecaster
         return forecaster.predict(lengths) if forecaster is not None else None
 
+    def encode_row(
+        self,
+        token_ids: Int32,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        device_output: int = 0,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Float32:
+        """As :meth:`encode`, of one text: float32 ``(dim,)``."""
+        chain = self.chain
+        request = self._request([token_ids], deadline, priority, device_output)
+        forecaster = chain.forecaster
+        if forecaster is None:
+            return chain.run(request, meanwhile=meanwhile).reshape(self.dim)
+        with forecaster.running(1):
+            return chain.run(request, meanwhile=meanwhile).reshape(self.dim)
+
+    def predict_row(self, length: int) -> Forecast | None:
+        """As :meth:`predict`, of :meth:`encode_row` with a row of ``length`` tokens."""
+        forecaster = self.chain.forecaster
+        return forecaster.predict_row(length) if forecaster is not None else None
+
     async def encode_async(
         self, token_ids: Sequence[Int32], *, deadline: float | None = None, priority: int = 0
     ) -> Float32:
@@ -91,13 +119,7 @@ class ChainTextEncoder:
     def _request(
         self, token_ids: Sequence[Int32], deadline: float | None, priority: int, device_output: int
     ) -> Submit:
+        special = self._special
         return lambda scorer: scorer.prepare_texts(
-            list(token_ids),
-            cls_id=self.tokenizer.cls_id,
-            sep_id=self.tokenizer.sep_id,
-            pad_id=self.tokenizer.pad_id,
-            max_tokens=self._max_tokens,
-            deadline=deadline,
-            priority=priority,
-            device_output=device_output,
+            token_ids, deadline=deadline, priority=priority, device_output=device_output, **special
         )

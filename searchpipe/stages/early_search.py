@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -59,8 +60,21 @@ class EarlySearch:
         """Always: it reads nothing but the query."""
         return True
 
-    def join(self, work: Work, *, optional: bool) -> tuple[Int32, Float32] | None:
+    def docs(self) -> Int32 | None:
+        """What was found, before it is joined; None if the search has not ended on another thread."""
+        # Read after the lock, which is released after they were written.
+        return None if self._ended.locked() or self._found is None else self._found[0]
+
+    def join(
+        self,
+        work: Work,
+        *,
+        optional: bool,
+        meanwhile: Callable[[], None] | None = None,  # noqa: ARG002
+    ) -> tuple[Int32, Float32] | None:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.
+
+        ``meanwhile`` is not called: no device searches.
 
         Raises:
             QueryCancelled: before it starts, if the caller has left.

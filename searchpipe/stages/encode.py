@@ -13,7 +13,7 @@ from searchpipe.cache import BoundedCache, bypassed
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.stages.base import Work
-from searchpipe.stages.forecasting import ForecastingEncoder, begin_by, takes_meanwhile
+from searchpipe.stages.forecasting import ForecastingEncoder, RowEncoder, begin_by, takes_meanwhile
 
 if TYPE_CHECKING:
     from searchpipe.runtime.device_vectors import DeviceVectors
@@ -64,6 +64,9 @@ class Encode:
     ) -> None:
         self._encoder = encoder
         self._forecasting = cast(ForecastingEncoder, encoder) if hasattr(encoder, "predict") else None
+        self._alone = (
+            cast(RowEncoder, encoder) if self._forecasting and hasattr(encoder, "encode_row") else None
+        )
         self._leaves_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
         self._gate = gate
         self._places = places
@@ -74,17 +77,21 @@ class Encode:
     def run(self, work: Work) -> None:
         """Encode the query."""
         assert work.tokens is not None
-        cache = None if bypassed() else self.cache
-        key = b"" if cache is None else np.asarray(work.tokens, np.int32).tobytes()
-        if cache is not None and (known := cache.get(key)) is not None:
-            work.vector = known.copy()
-            work.decision = f"{len(work.tokens)} tokens, cached"
-            return
+        cache, key = self.cache, b""
+        if cache is not None and bypassed():
+            cache = None
+        if cache is not None:
+            key = np.asarray(work.tokens, np.int32).tobytes()
+            if (known := cache.get(key)) is not None:
+                work.vector = known.copy()
+                work.decision = f"{len(work.tokens)} tokens, cached"
+                return
         size = len(work.tokens) + 2  # [CLS] and [SEP]
-        vector = self._request(work, size) if self._forecasting is not None else self._step(work, size)
+        vector = self._step(work, size) if self._forecasting is None else self._request(work, size)
         if vector is None:
             return
         if not _core.all_finite(vector):
+            work.device_vector = None
             work.degrade("bad_scores", "dense recall")
             return
         work.vector = vector
@@ -95,12 +102,12 @@ class Encode:
 
     def _request(self, work: Work, size: int) -> Float32 | None:
         """Ask an engine that merges its callers; None if it was given up."""
-        encoder = self._forecasting
+        encoder, alone, tokens = self._forecasting, self._alone, work.tokens
         assert encoder is not None
-        assert work.tokens is not None
+        assert tokens is not None
         deadline = None
         if not work.deadline.unlimited:
-            forecast = encoder.predict(np.array([size], np.int32))
+            forecast = alone.predict_row(size) if alone else encoder.predict(np.array([size], np.int32))
             if forecast is None:
                 return self._step(work, size)
             allowance = work.allowance()
@@ -117,7 +124,9 @@ class Encode:
                 work.device_place = place
         try:
             with work.step(self._asked, size):
-                vector: Float32 = encoder.encode([work.tokens], **asked)[0]
+                vector: Float32 = (
+                    alone.encode_row(tokens, **asked) if alone else encoder.encode([tokens], **asked)[0]
+                )
         except OverloadedError:
             work.degrade("busy", "dense recall")
             return None
@@ -126,7 +135,7 @@ class Encode:
         if deadline is not None and time.monotonic() >= deadline and np.isnan(vector).all():
             work.degrade("busy", "dense recall")
             return None
-        if place is not None and _core.all_finite(vector):
+        if place is not None:
             place.host = vector
             work.device_vector = place
         return vector

@@ -93,6 +93,29 @@ class ForecastingEncoder(Protocol):
         ...
 
 
+class RowEncoder(Protocol):
+    """A :class:`ForecastingEncoder` with a shorter way for one text, which a query has.
+
+    A forecasting encoder that has ``encode_row`` is taken to be one. Called from many threads.
+    """
+
+    def predict_row(self, length: int) -> Forecast | None:
+        """As ``predict``, of one row of ``length`` tokens."""
+        ...
+
+    def encode_row(
+        self,
+        token_ids: Int32,
+        *,
+        deadline: float | None = None,
+        priority: int = 0,
+        device_output: int = 0,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Float32:
+        """As ``encode``, of one text: float32 ``(dim,)``."""
+        ...
+
+
 def takes_meanwhile(engine: ForecastingScorer | ForecastingEncoder) -> bool:
     """Whether ``engine.score``, or ``engine.encode``, has the parameter ``meanwhile``."""
     asked: Callable[..., object] = engine.encode if hasattr(engine, "encode") else engine.score

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -15,8 +16,11 @@ from searchpipe.candidates import Candidates
 from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.stages.base import Work
-from searchpipe.stages.early_search import EarlySearches
+from searchpipe.stages.early_search import EarlySearch, EarlySearches
 from searchpipe.stages.source_trial import SourceTrial, resting
+
+_READ_AHEAD = 256
+"""Documents: reading a part of each takes less than the device's search."""
 
 
 class RecallSource(Protocol):
@@ -103,8 +107,27 @@ class BegunSearch(Protocol):
         """Whether its result will be this query's; if not, it is dropped."""
         ...
 
-    def join(self, work: Work, *, optional: bool) -> tuple[Int32, Float32] | None:
-        """Wait for the result; None of an ``optional`` source that is later than ``work`` allows."""
+    def join(
+        self, work: Work, *, optional: bool, meanwhile: Callable[[], None] | None = None
+    ) -> tuple[Int32, Float32] | None:
+        """Wait for the result; None of an ``optional`` source that is later than ``work`` allows.
+
+        ``meanwhile`` is called once if a device has not got it yet; what it raises is ignored.
+        """
+        ...
+
+
+class ReadingStage(Protocol):
+    """A later stage that reads something of each candidate: with ``read_ahead`` it can begin to."""
+
+    name: str
+
+    def read_ahead(self, work: Work, docs: Int32) -> None:
+        """Bring into the processor's caches what :meth:`run` will read of documents that may be candidates.
+
+        At most some 100 us, on the query's thread, which waits for recall's device; changes nothing. What it
+        raises is ignored.
+        """
         ...
 
 
@@ -142,11 +165,17 @@ class Recall:
     ) -> None:
         self._early = EarlySearches(pool) if pool is not None else None
         self._sources = list(sources)
+        self._early_sources = [source for source in self._sources if getattr(source, "early", False)]
         self._mask_of = mask_of
         self._depth = depth
         self._fusion = fusion
         self._weights = dict(weights or {})
         self._rrf_k = rrf_k
+        self._readers: list[ReadingStage] = []
+
+    def followed_by(self, stages: Sequence[object]) -> None:
+        """Let those of the later ``stages`` read ahead that can (:class:`ReadingStage`); before any query."""
+        self._readers = [cast(ReadingStage, stage) for stage in stages if hasattr(stage, "read_ahead")]
 
     def end_early(self) -> None:
         """Keep no thread of ``pool`` waiting for searches, before it is shut down. Idempotent."""
@@ -155,15 +184,15 @@ class Recall:
 
     def start_early(self, work: Work) -> None:
         """Begin to search the sources that need only the query, if there are threads for that."""
-        threads = self._early
+        threads, query = self._early, work.query
         if threads is None:
             return
-        mask = self._mask_of(work.query.filters) if work.query.filters else None
+        mask = self._mask_of(query.filters) if query.filters else None
         if mask is not None and not mask.any():
             return
-        depth = max(self._depth, work.query.k)
-        for source in self._sources:
-            if getattr(source, "early", False) and source.ready(work) and not resting(source.name, work):
+        depth = query.k if query.k > self._depth else self._depth
+        for source in self._early_sources:
+            if source.ready(work) and not resting(source.name, work):
                 work.early[source.name] = threads.begin(source, work, depth, mask)
 
     def prepare(self, work: Work) -> None:
@@ -225,7 +254,9 @@ class Recall:
             try:
                 with trial:
                     if begun is not None:
-                        result = begun.join(work, optional=others)
+                        reads = begun.ahead and self._readers
+                        meanwhile = partial(self._read_ahead, work, early) if reads else None
+                        result = begun.join(work, optional=others, meanwhile=meanwhile)
                     else:
                         with work.step(source.name, depth, optional=others):
                             result = source.search(work, depth, mask)
@@ -257,6 +288,16 @@ class Recall:
         work.decision = f"{counts or 'no source ready'} -> {len(work.candidates)}"
         if ahead := [name for name in found if turns.get(name) == 1]:
             work.decision += f" ({', '.join(ahead)} begun behind the encoder)"
+
+    def _read_ahead(self, work: Work, early: Mapping[str, BegunSearch]) -> None:
+        """Let later stages read what they need of the documents that other threads have found by now."""
+        for begun in early.values():
+            docs = begun.docs() if isinstance(begun, EarlySearch) else None
+            if docs is None:
+                continue
+            for reader in self._readers:
+                if reader.name not in work.query.without:
+                    reader.read_ahead(work, docs[:_READ_AHEAD])
 
     def _fuse(self, found: dict[str, tuple[Int32, Float32]]) -> Candidates:
         docs, scores = _core.fuse_found(

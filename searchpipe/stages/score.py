@@ -122,6 +122,11 @@ class Score:
         work.units = done
         work.decision = f"{done} of {wanted} pairs"
 
+    def read_ahead(self, work: Work, docs: Int32) -> None:
+        """See :class:`searchpipe.stages.recall.ReadingStage`: where their tokens are, and the tokens."""
+        if self._foresees is not None and work.pair_tokens is not None:
+            self._foresees.outlook(work.pair_tokens, self._store, docs[: self._depth])
+
     def _score_at_once(self, work: Work, docs: Int32, outlook: Outlook) -> tuple[Float32, int] | None:
         """Logits by one request (NaN: none), and how many pairs were tried; None if nobody can predict."""
         scorer = self._forecasting

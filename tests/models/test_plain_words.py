@@ -66,6 +66,32 @@ def test_case_is_kept_where_the_normalizer_keeps_it(text: str, lowercase: bool) 
     assert plain.ids(text) == library(tokenizer, text)
 
 
+def test_words_are_forgotten_when_they_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("searchpipe.models.plain_words._KEPT", 3)
+    tokenizer = untouched(REAL)
+    plain = PlainWords.of(tokenizer)
+    assert plain is not None
+    for text in (
+        "men's running shoes size 8",
+        "running shoes",
+        "x" * 101,
+        "size 8 shoes",
+        " men's  8 ",
+        "",
+    ) * 2:
+        for _ in range(2):
+            assert plain.ids(text) == library(tokenizer, text)
+            assert len(plain._seen) <= 3
+            assert "x" * 101 not in plain._seen
+
+
+def test_ids_that_were_given_are_the_caller_s(real: tuple[Tokenizer, PlainWords]) -> None:
+    first = real[1].ids("running")
+    assert first
+    first.append(7)
+    assert real[1].ids("running") == first[:-1]
+
+
 @pytest.mark.parametrize("text", ["caf\u00e9", "red\tshoe", "red\nshoe", "\u978b", "red\x7f"])
 def test_other_text_is_the_library_s(real: tuple[Tokenizer, PlainWords], text: str) -> None:
     assert real[1].ids(text) is None

@@ -116,12 +116,19 @@ def test_texts_encode_as_on_the_cpu_itself(tmp_path: Path, pooling: str) -> None
     assert encoder.dim == plain.dim == 8
     np.testing.assert_allclose(encoder.encode(TEXTS), plain.encode(TEXTS), atol=1e-5)
     assert encoder.encode([]).shape == (0, 8)
+    for text, vector in zip(TEXTS, plain.encode(TEXTS), strict=True):
+        alone = encoder.encode_row(text)
+        assert alone.shape == (8,)
+        np.testing.assert_allclose(alone, vector, atol=1e-5)
+    assert encoder.predict_row(5) is None  # as of any engine without measured costs
     words = ["red shoes", "cotton hat for men"]
     np.testing.assert_allclose(encoder.encode_texts(words), plain.encode_texts(words), atol=1e-5)
     found = asyncio.run(encoder.encode_async(TEXTS))
     np.testing.assert_allclose(found, plain.encode(TEXTS), atol=1e-5)
     with pytest.raises(EngineError, match="no device output"):
         encoder.encode(TEXTS, device_output=4096)
+    with pytest.raises(EngineError, match="no device output"):
+        encoder.encode_row(TEXTS[0], device_output=4096)
     encoder.close()
 
 

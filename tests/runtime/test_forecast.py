@@ -41,6 +41,13 @@ def test_the_cheapest_batches_are_summed(
     assert 0.0 <= found.run_s - milliseconds / 1e3 <= 1e-3
 
 
+@pytest.mark.parametrize("length", [0, 1, 16, 17, 32, 33, 5000])
+def test_one_row_is_forecast_as_the_only_one_of_many(forecaster: Forecaster, length: int) -> None:
+    for given in (0, 16):
+        with forecaster.running(given):
+            assert forecaster.predict_row(length) == forecaster.predict(np.array([length], np.int32))
+
+
 def test_what_others_have_asked_for_is_waited_for(forecaster: Forecaster) -> None:
     one = np.array([10], np.int32)
     with forecaster.running(16):

@@ -27,11 +27,13 @@ class Wrapped:
 
     def __init__(self, world: AheadWorld, after: Callable[[Any, dict[str, Any]], Any]) -> None:
         self.encoder, self.after = world.encoder, after
-        self.dim, self.predict = world.encoder.dim, world.encoder.predict
-        world.encode._forecasting = self
+        world.encode._alone = self
 
-    def encode(self, token_ids: Any, **asked: Any) -> Any:
-        return self.after(self.encoder.encode(token_ids, **asked), asked)
+    def predict_row(self, length: int) -> Any:
+        return self.encoder.predict_row(length)
+
+    def encode_row(self, token_ids: Any, **asked: Any) -> Any:
+        return self.after(self.encoder.encode_row(token_ids, **asked), asked)
 
 
 def test_an_encoder_that_fails_afterwards(open_world: Open) -> None:
@@ -57,6 +59,7 @@ def test_an_encoder_that_gives_no_numbers(open_world: Open) -> None:
     Wrapped(world, lambda found, asked: np.full_like(found, np.nan))
     work = world.recalled(world.encoded(world.work(2)))
     assert [d.reason for d in work.degradations] == ["bad_scores"]
+    assert work.device_vector is None
     assert list(work.orders) == ["lexical", "fused"]
 
 
@@ -66,7 +69,7 @@ def test_another_engine_that_answers_after_all(open_world: Open) -> None:
     assert tokens is not None
 
     def again(found: Any, asked: dict[str, Any]) -> Any:
-        return world.encoder.encode([tokens], device_output=asked["device_output"])
+        return world.encoder.encode_row(tokens, device_output=asked["device_output"])
 
     plain = world.recalled(world.encoded(world.work(7), ahead=False))
     Wrapped(world, again)

@@ -196,6 +196,19 @@ def test_an_outlook_that_does_not_fit_is_shrunk(make_work):
     assert [d.given_up for d in work.degradations] == ["scored 10 of 50 candidates"]
 
 
+def test_documents_are_read_ahead_as_they_are_measured_later(make_work):
+    engine, work = Foreseeing(), make_work(8)
+    seen = []
+    engine.outlook = lambda query, store, docs: seen.append((query, docs.tolist()))
+    stage = Score(engine, None, ComputeGate(), depth=3)
+    stage.read_ahead(work, work.candidates.docs)
+    assert [docs for _, docs in seen] == [work.candidates.docs[:3].tolist()]
+    work.pair_tokens = None
+    stage.read_ahead(work, work.candidates.docs)
+    assert len(seen) == 1
+    Score(Engine(), None, ComputeGate()).read_ahead(work, work.candidates.docs)
+
+
 @pytest.mark.parametrize("budget_ms", [FAR, math.inf])
 def test_an_outlook_without_a_forecast_goes_by_steps_unless_there_is_no_limit(make_work, budget_ms):
     engine = Foreseeing(known=False)
@@ -230,6 +243,36 @@ def encode(engine, budget_ms):
     with gate.enter(work, priority=0, timeout_s=1):
         Encode(engine, gate).run(work)
     return work
+
+
+class Alone(Engine):
+    """Has the shorter way for one text, and no other."""
+
+    def predict_row(self, length):
+        return self.predict(np.full(1, length))
+
+    def encode_row(self, tokens, **asked):
+        self.meanwhile = asked.pop("meanwhile", None)
+        [vector] = super().encode([tokens], **asked)
+        return vector
+
+    def encode(self, texts, *, meanwhile=None):
+        raise AssertionError("not asked for one text")
+
+
+def test_one_text_takes_the_shorter_way():
+    engine = Alone(row_s=1e-3)
+    work = encode(engine, FAR)
+    assert [lengths for lengths, _ in engine.requests] == [[2]]
+    np.testing.assert_array_equal(work.vector, encode(Engine(row_s=1e-3), FAR).vector)
+    assert work.vector.ndim == 1
+    assert work.decision == "2 tokens"
+
+
+def test_one_text_that_does_not_fit_is_given_up():
+    work = encode(Alone(row_s=1e3), 50.0)
+    assert work.vector is None
+    assert [d.reason for d in work.degradations] == ["deadline"]
 
 
 def test_encoding_passes_the_deadline_on():
