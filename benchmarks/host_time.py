@@ -62,6 +62,11 @@ class Timed:
         if isinstance(self._stage, PreparingStage):
             self._stage.prepare(work)
 
+    def rehearse(self, work: Work) -> None:
+        """Do it beforehand, if it can."""
+        if hasattr(self._stage, "rehearse"):
+            self._stage.rehearse(work)
+
     def describe(self) -> str:
         """As the stage."""
         return self._stage.describe()
