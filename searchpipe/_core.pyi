@@ -654,6 +654,7 @@ class Scorer:
         ticket: Ticket,
         timeout: float | None = None,
         meanwhile: Callable[[], None] | None = None,
+        before_end: Callable[[], None] | None = None,
     ) -> bool: ...
     def submit_pairs(
         self,

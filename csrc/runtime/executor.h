@@ -51,6 +51,9 @@ class Executor {
   // not keep anything for its thread, and a batch runs without one. The rest is for such executors only.
   virtual bool watched() const { return false; }
   virtual Watch watch(int) const { throw std::logic_error("this executor's batches cannot be watched"); }
+  // Whether the slot's batch has ended, perhaps badly, without waiting or having looked: its slot stays
+  // taken.
+  virtual bool over(int) const { throw std::logic_error("this executor's batches cannot be watched"); }
   // Whether the slot's batch has ended, without waiting; otherwise as wait().
   virtual bool ended(int) { throw std::logic_error("this executor's batches cannot be watched"); }
   // Lets later work on `stream` (a CUstream of the same device) wait until the slot's batch has ended and its

@@ -64,11 +64,12 @@ TicketPtr Scorer::submit(std::unique_ptr<RowSource> rows, const RequestOptions& 
 
 void Scorer::submit(const TicketPtr& ticket) { enter(ticket, false); }
 
-bool Scorer::run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile) {
+bool Scorer::run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile,
+                 const std::function<void()>& before_end) {
   const Clock::time_point until = after_seconds(seconds);
   std::vector<Row> rows = enter(ticket, executor_->watched());
   if (!rows.empty()) {
-    run_alone(std::move(rows), ticket, until, meanwhile);
+    run_alone(std::move(rows), ticket, until, meanwhile, before_end);
   } else if (meanwhile) {
     meanwhile();
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -81,7 +82,12 @@ class Scorer {
   TicketPtr submit(std::unique_ptr<RowSource> rows, const RequestOptions& options);
   // submit() and then Ticket::wait(seconds), and faster than both for a lone caller. Between the two
   // `meanwhile` is called, on this thread and without a lock held; it must not throw.
-  bool run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile = nullptr);
+  // So is `before_end`, once the end of the request is near: just early enough to be over by then, as it has
+  // taken before, so that what the caller needs next is in the caches. Only for a lone caller whose last
+  // batch this thread watches: not if anybody else waits or runs here, and not if there is no time for it,
+  // the batch has ended already or `seconds` are over before.
+  bool run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile = nullptr,
+           const std::function<void()>& before_end = nullptr);
   // Inside `meanwhile` of run(), on its thread: lets later work on `stream` (a CUstream of the same device)
   // wait until the rows of the request are in device memory at `device_output`, and returns its ticket. Null,
   // with nothing done, unless this thread itself has begun all of a request's rows with that address, on a
@@ -123,9 +129,14 @@ class Scorer {
 
   // A caller's own batches.
   void run_alone(std::vector<Row> rows, const TicketPtr& ticket, Clock::time_point until,
-                 const std::function<void()>& meanwhile);
-  void watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until);
-  bool watch(const Batch& batch, const Ticket& ticket, Clock::time_point until);
+                 const std::function<void()>& meanwhile, const std::function<void()>& before_end);
+  void watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until,
+                   const std::function<void()>& before_end);
+  bool watch(const Batch& batch, const Ticket& ticket, Clock::time_point until,
+             const std::function<void()>* before_end);
+  bool call_before(Clock::time_point end, const Batch& batch, const Ticket& ticket,
+                   const std::function<void()>& before_end);
+  bool alone() const;
 
   void complete();
   void conclude(const Batch& batch, std::string error);
@@ -143,6 +154,8 @@ class Scorer {
   std::deque<Batch> in_flight_;  // for the completion thread
   std::size_t lone_ = 0;         // batches that callers see through
   std::uint64_t next_id_ = 0;
+  // Typically from when the thread is to wake for `before_end` to its end; the first is a guess.
+  std::atomic<Clock::duration> before_end_takes_{std::chrono::microseconds(350)};
   bool closing_ = false;
   bool worker_ended_ = false;
   ScorerStats stats_;

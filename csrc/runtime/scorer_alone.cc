@@ -20,6 +20,9 @@ struct Launched {
   const TicketPtr& ticket;
 };
 
+// What is done before the end may begin so much earlier at most, whatever it took: what it warms cools again.
+constexpr std::chrono::microseconds kLongestBefore{1000};
+
 thread_local const Launched* launched_here = nullptr;
 
 class Announced {
@@ -50,7 +53,7 @@ TicketPtr Scorer::follow_launched(std::uint64_t device_output, std::uintptr_t st
 }
 
 void Scorer::run_alone(std::vector<Row> rows, const TicketPtr& ticket, Clock::time_point until,
-                       const std::function<void()>& meanwhile) {
+                       const std::function<void()>& meanwhile, const std::function<void()>& before_end) {
   std::optional<EnteredThread> entered;
   std::vector<Batch> own;
   Wave rest;
@@ -89,17 +92,21 @@ void Scorer::run_alone(std::vector<Row> rows, const TicketPtr& ticket, Clock::ti
     const Announced announced(launched);
     meanwhile();
   }
-  if (!own.empty()) watch_alone(own, *ticket, until);
+  if (!own.empty()) watch_alone(own, *ticket, until, before_end);
 }
 
-void Scorer::watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until) {
+void Scorer::watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until,
+                         const std::function<void()>& before_end) {
   std::size_t seen = 0;
+  std::size_t begun = 0;
+  for (const Batch& batch : own) begun += batch.rows;
   for (; seen < own.size(); ++seen) {
     const Batch& batch = own[seen];
     const nvtx::Range range([&] { return "watch slot " + std::to_string(batch.slot); });
     std::string error;
     try {
-      if (!watch(batch, ticket, until)) break;
+      const bool last = seen + 1 == own.size() && begun == ticket.rows();
+      if (!watch(batch, ticket, until, last && before_end ? &before_end : nullptr)) break;
     } catch (const std::exception& caught) {
       error = caught.what();
     }
@@ -117,15 +124,40 @@ void Scorer::watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::t
 }
 
 // True once the batch has ended; false if the caller has something else to do first, or the batch is overdue.
-bool Scorer::watch(const Batch& batch, const Ticket& ticket, Clock::time_point until) {
+bool Scorer::watch(const Batch& batch, const Ticket& ticket, Clock::time_point until,
+                   const std::function<void()>* before_end) {
   const Watch when = executor_->watch(batch.slot);
-  // On the ticket: who is cancelled need not sleep any more.
-  if (when.from > Clock::now() && ticket.wait_until(std::min(when.from, until))) return false;
+  const bool called =
+      before_end != nullptr && when.from < until && call_before(when.from, batch, ticket, *before_end);
+  // On the ticket: who is cancelled need not sleep any more. Nor who has just been busy, so as to stay warm.
+  if (!called && when.from > Clock::now() && ticket.wait_until(std::min(when.from, until))) return false;
   while (!executor_->ended(batch.slot)) {
     if (ticket.done() || Clock::now() >= std::min(when.to, until)) return false;
     relax();
   }
   return true;
+}
+
+// Sleeps until `before_end` should begin so as to be over at `end`, and calls it; false if it did not.
+bool Scorer::call_before(Clock::time_point end, const Batch& batch, const Ticket& ticket,
+                         const std::function<void()>& before_end) {
+  const Clock::duration takes = before_end_takes_.load();
+  const Clock::duration ahead = takes + takes / 4;
+  if (end <= Clock::now() || end - Clock::now() <= ahead) return false;
+  const Clock::time_point begin = end - ahead;
+  if (ticket.wait_until(begin) || Clock::now() >= end || executor_->over(batch.slot) || !alone())
+    return false;
+  before_end();
+  // Slowly, and of one that took very long not all: another thread may have had the core.
+  const Clock::duration took = std::min<Clock::duration>(Clock::now() - begin, kLongestBefore);
+  before_end_takes_ = takes + (took - takes) / 8;
+  return true;
+}
+
+// Whether the one batch that this thread still watches is all there is.
+bool Scorer::alone() const {
+  std::lock_guard lock(mutex_);
+  return queued_.empty() && !left_ && !submitting_ && !closing_ && stats_.batches_in_flight == 1;
 }
 
 }  // namespace searchpipe::runtime

@@ -199,6 +199,14 @@ Watch StagingRing::watch(int slot) const {
           begin + 2 * timed(it.bucket) + kWatchGrace};
 }
 
+bool StagingRing::over(int slot) const {
+  try {
+    return slots_[static_cast<std::size_t>(slot)]->copied_out.done();
+  } catch (...) {
+    return true;  // ended() tells why
+  }
+}
+
 bool StagingRing::ended(int slot) {
   Slot& it = *slots_[static_cast<std::size_t>(slot)];
   try {

@@ -51,6 +51,7 @@ class StagingRing final : public Executor {
   // If all buckets are replayed from graphs: runtimes keep memory for every thread that calls them.
   bool watched() const override { return watched_; }
   Watch watch(int slot) const override;
+  bool over(int slot) const override;
   bool ended(int slot) override;
   bool follow(int slot, std::uintptr_t stream) override;
 

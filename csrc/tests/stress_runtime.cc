@@ -53,6 +53,12 @@ struct Launch {
   std::vector<std::uint64_t> arguments;
 };
 
+// As a batch of which it pays to know the end beforehand.
+void slow_row_scores(const std::uint64_t* arguments) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(3));
+  fake_cuda::row_scores(arguments);
+}
+
 void compute(void* data) {
   const auto* launch = static_cast<Launch*>(data);
   launch->kernel(launch->arguments.data());
@@ -60,11 +66,11 @@ void compute(void* data) {
 
 // The row model as a host function in the stream: works on the fake, whose device memory is host memory.
 std::shared_ptr<GraphEngine> device_engine(const std::shared_ptr<cuda::Device>& device, bool capture,
-                                           bool packed = false) {
+                                           bool packed = false, bool slow = false) {
   auto engine = std::make_shared<GraphEngine>(device, shape(packed));
   auto launches = std::make_shared<std::vector<Launch>>(engine->shape().buckets.size());
-  engine->set_enqueue([launches, packed](int index, const Bucket& bucket, const GraphEngine::Addresses& at,
-                                         cuda::StreamHandle stream) {
+  engine->set_enqueue([launches, packed, slow](int index, const Bucket& bucket,
+                                               const GraphEngine::Addresses& at, cuda::StreamHandle stream) {
     Launch& launch = (*launches)[static_cast<std::size_t>(index)];
     if (launch.kernel == nullptr) {  // the same for every launch of a bucket: written once
       launch.arguments = at.inputs;
@@ -74,6 +80,7 @@ std::shared_ptr<GraphEngine> device_engine(const std::shared_ptr<cuda::Device>& 
         launch.arguments.push_back(value);
       }
       launch.kernel = packed ? fake_cuda::packed_row_scores : fake_cuda::row_scores;
+      if (slow) launch.kernel = slow_row_scores;
     }
     cuda::check(cuda::driver().cuLaunchHostFunc(stream, compute, &launch), "cuLaunchHostFunc");
   });
@@ -225,6 +232,32 @@ void follow(const std::shared_ptr<Executor>& executor, const std::shared_ptr<cud
   if (clients == 1 && followed != kRequests) mistake("a lone caller's batch was not followed");
 }
 
+// Who is alone is called before the end now and then, and never twice; others are in nobody's way.
+void call_before_end(const std::shared_ptr<Executor>& executor, unsigned clients) {
+  Scorer scorer(executor);
+  std::atomic<int> calls = 0;
+  const std::vector<std::vector<std::int32_t>> texts(3, std::vector<std::int32_t>(5, 2000));
+  const auto client = [&](unsigned seed) {
+    for (int i = 0; i < kRequests / 3; ++i) {
+      const TicketPtr ticket =
+          scorer.prepare(std::make_unique<TextRows>(texts, 101, 102, 0, kMaxTokens), RequestOptions{});
+      int called = 0;
+      scorer.run(ticket, 60.0, nullptr, [&] {
+        if (ticket->done()) mistake("called after the end");
+        ++called;
+      });
+      if (!ticket->done() || called > 1) mistake("called twice, or no end");
+      check(*ticket, texts);
+      calls += called;
+      std::this_thread::sleep_for(std::chrono::microseconds(1500 * seed));
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned seed = 0; seed < clients; ++seed) threads.emplace_back(client, seed);
+  for (std::thread& thread : threads) thread.join();
+  if (clients == 1 && calls == 0) mistake("a lone caller was never called before the end");
+}
+
 // Many callers, a few that come and go, and one.
 void stress(const std::shared_ptr<Executor>& executor, bool close_early) {
   for (const unsigned clients : {kThreads, 2U, 1U}) stress(executor, close_early, clients);
@@ -252,6 +285,8 @@ int main() {
     const std::shared_ptr<cuda::Device> device = cuda::Device::open(0);
     for (const unsigned clients : {1U, 3U}) {
       follow(std::make_shared<StagingRing>(std::vector{device_engine(device, true)}, 3), device, clients);
+      call_before_end(std::make_shared<StagingRing>(std::vector{device_engine(device, true, false, true)}, 3),
+                      clients);
     }
     stress(std::make_shared<StagingRing>(std::vector{device_engine(device, true)}, 3), close_early);
     stress(std::make_shared<StagingRing>(

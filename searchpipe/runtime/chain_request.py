@@ -32,8 +32,10 @@ class Request(NamedTuple):
     begun: float
     before_s: float
 
-    def run(self, timeout: float | None, spare: Spare | None) -> bool:
+    def run(self, timeout: float | None, spare: Spare | None, before_end: Spare | None) -> bool:
         """Queue it, use the time for ``spare``, wait; False if ``timeout`` seconds went by before the end.
+
+        ``before_end``: perhaps called when the end is near, see :meth:`EngineChain.run`.
 
         Raises:
             OverloadedError, ClosedError: it could not be queued. Then, as after an interrupt, it has been
@@ -42,9 +44,9 @@ class Request(NamedTuple):
         run, ticket, answering = self.live.scorer.run, self.ticket, ANSWERING.get()
         try:
             if answering is None:
-                return run(ticket, timeout, spare)
+                return run(ticket, timeout, spare, before_end)
             with answering.on_cancel(ticket.cancel):  # rows that nobody waits for leave the queue
-                return run(ticket, timeout, spare)
+                return run(ticket, timeout, spare, before_end)
         except BaseException:
             ticket.cancel()
             self.live.breaker.abandoned(self.given)

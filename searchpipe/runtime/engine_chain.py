@@ -136,6 +136,7 @@ class EngineChain:
         *,
         timeout: float | None = None,
         meanwhile: Spare | None = None,
+        before_end: Spare | None = None,
     ) -> Float32:
         """Submit a request and wait for its scores; NaN where its own deadline came first.
 
@@ -143,6 +144,8 @@ class EngineChain:
             submit: called with a scorer; returns the ticket. Called again if a link that was tried failed.
             timeout: seconds to wait at most; the request is cancelled then.
             meanwhile: called once on this thread when the request was submitted; what it raises is ignored.
+            before_end: called at most once on this thread, shortly before the scores are there, of a lone
+                caller of a GPU (``_core.Scorer.run``); what it raises is ignored.
 
         Raises:
             EngineFailedError: the engine failed; ``EngineUnavailableError``: none is ready.
@@ -153,9 +156,10 @@ class EngineChain:
         if (answering := ANSWERING.get()) is not None:
             answering.check_cancelled()
         spare = None if meanwhile is None else once(meanwhile)
+        late = None if before_end is None else once(before_end)
         if self._keeper.probing is not None:
             since = self._clock()
-            scores = self._tried(submit, timeout, spare)
+            scores = self._tried(submit, timeout, spare, late)
             if scores is not None:
                 return scores
             if timeout is not None:  # the one that serves answers
@@ -163,7 +167,7 @@ class EngineChain:
         while True:
             request = self._begin(submit, queue=False)
             try:
-                ended = request.run(timeout, spare)
+                ended = request.run(timeout, spare, late)
             except ClosedError:
                 self._moved_on(request.live)
                 continue
@@ -199,13 +203,15 @@ class EngineChain:
             raise ClosedError("The engine was closed.")
         raise EngineUnavailableError(f"No engine is ready. {self._keeper.reasons()}")
 
-    def _tried(self, submit: Submit, timeout: float | None, spare: Spare | None) -> Float32 | None:
+    def _tried(
+        self, submit: Submit, timeout: float | None, spare: Spare | None, late: Spare | None
+    ) -> Float32 | None:
         """Scores of the link that is to come back; None if it is not to be tried now, or failed."""
         trial = self._try(submit, queue=False)
         if trial is None:
             return None
         try:
-            ended = trial.run(timeout, spare)
+            ended = trial.run(timeout, spare, late)
         except Exception:
             return None  # the one that serves says why
         try:

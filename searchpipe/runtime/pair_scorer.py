@@ -70,6 +70,7 @@ class ChainPairScorer:
         deadline: float | None = None,
         priority: int = 0,
         meanwhile: Callable[[], None] | None = None,
+        before_end: Callable[[], None] | None = None,
         forecast: Forecast | None = None,
     ) -> Float32:
         """Score each of ``docs``: float32 ``(n,)`` logits, in the order of ``docs``.
@@ -83,6 +84,8 @@ class ChainPairScorer:
             deadline: seconds of ``time.monotonic()``; pairs not begun by then come back as NaN.
             priority: higher goes first.
             meanwhile: called once on this thread when the pairs were submitted; what it raises is ignored.
+            before_end: called at most once on this thread, shortly before the scores are there, if nobody
+                else uses the engine; what it raises is ignored.
             forecast: what :meth:`outlook` or :meth:`predict` has just said of these pairs, so that it need
                 not be found out again.
 
@@ -95,10 +98,10 @@ class ChainPairScorer:
         request = self._request(query_ids, store, docs, deadline, priority)
         forecaster = self.chain.forecaster
         if forecaster is None:
-            return self._logits(self.chain.run(request, meanwhile=meanwhile))
+            return self._logits(self.chain.run(request, meanwhile=meanwhile, before_end=before_end))
         lengths = self.lengths(query_ids, store, docs) if forecast is None else None
         with forecaster.running(len(docs), lengths, forecast=forecast):
-            return self._logits(self.chain.run(request, meanwhile=meanwhile))
+            return self._logits(self.chain.run(request, meanwhile=meanwhile, before_end=before_end))
 
     async def score_async(
         self,

@@ -298,7 +298,8 @@ class EarlyStage(Protocol):
 class PreparingStage(Protocol):
     """A stage with a part that can be done while the thread waits for the device of an earlier stage.
 
-    Told apart from a stage that happens to have a method of this name by ``prepares``.
+    Told apart from a stage that happens to have a method of this name by ``prepares``. It may rehearse, too:
+    :class:`searchpipe.stages.rehearsal.RehearsingStage`.
 
     Attributes:
         name: as the stage's.

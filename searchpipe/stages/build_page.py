@@ -58,6 +58,10 @@ class BuildPage:
         if self._touchable is not None and work.candidates is not None:
             self._touchable.touch(work.candidates.docs[:_AHEAD])
 
+    def rehearse(self, work: Work) -> None:
+        """Build the page of the present order."""
+        self.run(work)
+
     def run(self, work: Work) -> None:
         """Build the hits."""
         candidates = work.candidates

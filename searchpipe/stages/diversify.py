@@ -115,6 +115,10 @@ class Diversify:
         if self._indexed is not None and self._method != "none":
             _core.touch_rows(self._indexed.dense.vectors, candidates.docs[:_AHEAD])
 
+    def rehearse(self, work: Work) -> None:
+        """Choose the head of the present order."""
+        self.run(work)
+
     def run(self, work: Work) -> None:
         """Choose the head again."""
         candidates = work.candidates

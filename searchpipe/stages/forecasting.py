@@ -35,7 +35,9 @@ class ForecastingScorer(Protocol):
         """Logits float32 ``(n,)``; NaN for pairs not begun by ``deadline``, in ``time.monotonic()``.
 
         Higher ``priority`` goes first. ``meanwhile`` is called once on the caller's thread when the device
-        has the pairs, and does not raise; a scorer without this parameter is not asked to.
+        has the pairs, and does not raise; a scorer without this parameter is not asked to. One that has a
+        parameter ``before_end`` as well gets what is to be called, perhaps and at most once, on the caller's
+        thread shortly before the logits are there.
         """
         ...
 
@@ -124,6 +126,17 @@ def takes_meanwhile(engine: ForecastingScorer | ForecastingEncoder) -> bool:
     except (TypeError, ValueError):  # not written in Python
         return False
     return any(one.name == "meanwhile" or one.kind is one.VAR_KEYWORD for one in parameters)
+
+
+def takes_before_end(scorer: ForecastingScorer) -> bool:
+    """Whether ``scorer.score`` names a parameter ``before_end``.
+
+    ``**options`` do not count: one that hands them on may have been written before there was such a thing.
+    """
+    try:
+        return "before_end" in inspect.signature(scorer.score).parameters
+    except (TypeError, ValueError):  # not written in Python
+        return False
 
 
 def begin_by(allowance_s: float, forecast: Forecast) -> float:

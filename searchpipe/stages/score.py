@@ -15,7 +15,14 @@ from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.runtime.forecast import Forecast, Outlook
 from searchpipe.stages.base import Work
-from searchpipe.stages.forecasting import ForecastingScorer, OutlookScorer, begin_by, takes_meanwhile
+from searchpipe.stages.forecasting import (
+    ForecastingScorer,
+    OutlookScorer,
+    begin_by,
+    takes_before_end,
+    takes_meanwhile,
+)
+from searchpipe.stages.rehearsal import rehearse
 
 _MARGIN = 1.2
 """Of a predicted request, for what the prediction does not see; less would make whole requests late."""
@@ -83,6 +90,7 @@ class Score:
         foresees = self._forecasting is not None and hasattr(scorer, "outlook")
         self._foresees = cast(OutlookScorer, scorer) if foresees else None
         self._leaves_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
+        self._rehearses = self._forecasting is not None and takes_before_end(self._forecasting)
         self._request = f"{self.name} request"
         self._store = store
         self._gate = gate
@@ -153,6 +161,9 @@ class Score:
         asked: dict[str, Any] = {"deadline": deadline, "priority": work.query.priority}
         if self._leaves_time:
             asked["meanwhile"] = work.prepare_later
+        if self._rehearses:
+            later = work.later  # until they have prepared
+            asked["before_end"] = lambda: rehearse(work, (self, *later))
         if self._foresees is not None:
             asked["forecast"] = forecast
         try:
@@ -215,6 +226,15 @@ class Score:
         odds = _core.log_odds_against(logits, temperature=self._temperature)
         np.exp(odds, out=odds)
         return candidates.reordered(self.name, logits, odds, self._prior, self._weight)
+
+    def rehearse(self, work: Work) -> None:
+        """Blend in logits that change nothing."""
+        candidates = work.candidates
+        assert candidates is not None
+        logits: Float32 = np.zeros(min(self._depth, len(candidates)), np.float32)
+        if len(logits) and _core.all_finite(logits):
+            work.candidates = self._blend(candidates, logits)
+            work.orders["score"] = work.candidates.docs
 
     def describe(self) -> str:
         """One line: what it does with which settings."""
