@@ -232,7 +232,7 @@ class Score:
         candidates = work.candidates
         assert candidates is not None
         logits: Float32 = np.zeros(min(self._depth, len(candidates)), np.float32)
-        if len(logits) and _core.all_finite(logits):
+        if len(logits) and _core.all_finite(logits):  # they are; it is what `run` asks first
             work.candidates = self._blend(candidates, logits)
             work.orders["score"] = work.candidates.docs
 
