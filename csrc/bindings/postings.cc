@@ -1,9 +1,14 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -88,31 +93,59 @@ void leave(PostingsWriter& writer, const py::object& type, const py::object&, co
   failed ? writer.abandon() : writer.close();
 }
 
-py::tuple search(const PostingsIndex& index, const py::sequence& terms, const std::vector<double>& boosts,
-                 std::int64_t k, const py::object& mask) {
-  std::vector<py::object> kept;
-  std::vector<std::string_view> texts;
-  for (const py::handle term : terms) {
-    kept.push_back(py::reinterpret_borrow<py::object>(term));
-    texts.push_back(bytes_of(term, kept));
-  }
-  std::optional<InputVector<bool>> allowed;
-  std::span<const std::uint8_t> entries;
-  if (!mask.is_none()) {
-    allowed = input_vector<bool>(mask, "mask");
-    entries = {reinterpret_cast<const std::uint8_t*>(allowed->array.data()),
-               static_cast<std::size_t>(allowed->array.size())};
-    if (entries.size() != static_cast<std::size_t>(index.size())) {
-      throw py::value_error("the mask has " + std::to_string(entries.size()) + " entries, the index " +
-                            std::to_string(index.size()) + " documents");
+// A search with everything that it reads.
+class HeldSearch {
+ public:
+  HeldSearch(std::shared_ptr<const PostingsIndex> index, const py::sequence& terms,
+             std::vector<double> boosts, std::int64_t k, const py::object& mask)
+      : index_(std::move(index)) {
+    std::vector<std::string_view> texts;
+    for (const py::handle term : terms) {
+      kept_.push_back(py::reinterpret_borrow<py::object>(term));
+      texts.push_back(bytes_of(term, kept_));
     }
+    std::span<const std::uint8_t> entries;
+    if (!mask.is_none()) {
+      mask_ = input_vector<bool>(mask, "mask");
+      entries = {reinterpret_cast<const std::uint8_t*>(mask_->array.data()),
+                 static_cast<std::size_t>(mask_->array.size())};
+      if (entries.size() != static_cast<std::size_t>(index_->size())) {
+        throw py::value_error("the mask has " + std::to_string(entries.size()) + " entries, the index " +
+                              std::to_string(index_->size()) + " documents");
+      }
+    }
+    search_.emplace(*index_, std::move(texts), std::move(boosts), k, entries);
   }
-  ScoredDocs found;
+
+  PostingsSearch& operator*() { return *search_; }
+  PostingsSearch* operator->() { return &*search_; }
+
+  py::tuple found() {
+    ScoredDocs found = search_->found();
+    return py::make_tuple(to_array(std::move(found.docs)), to_array(std::move(found.scores)));
+  }
+
+ private:
+  std::shared_ptr<const PostingsIndex> index_;
+  std::vector<py::object> kept_;
+  std::optional<InputVector<bool>> mask_;
+  std::optional<PostingsSearch> search_;
+};
+
+py::tuple search(const std::shared_ptr<PostingsIndex>& index, const py::sequence& terms,
+                 std::vector<double> boosts, std::int64_t k, const py::object& mask) {
+  HeldSearch search(index, terms, std::move(boosts), k, mask);
   {
     py::gil_scoped_release release;
-    found = search_postings(index, texts, boosts, k, entries);
+    search->run();
   }
-  return py::make_tuple(to_array(std::move(found.docs)), to_array(std::move(found.scores)));
+  return search.found();
+}
+
+// A year stands for any longer wait: time points must not overflow.
+PostingsSearch::Clock::time_point after(double seconds) {
+  const std::chrono::duration<double> limit(seconds > 0.0 ? std::min(seconds, 3.15e7) : 0.0);
+  return PostingsSearch::Clock::now() + std::chrono::duration_cast<PostingsSearch::Clock::duration>(limit);
 }
 
 }  // namespace
@@ -153,6 +186,43 @@ Raises OSError (the temporary files are removed), ValueError if the writer was a
       .def("__exit__", &leave, py::arg("exc_type"), py::arg("exc"), py::arg("traceback"))
       .def("__len__", &PostingsWriter::size, "Documents appended so far.");
 
+  py::class_<HeldSearch, std::shared_ptr<HeldSearch>>(
+      m, "PostingsSearch",
+      R"(A search that several threads may work on at once; PostingsIndex.begin() makes it.
+
+Threads: any number may call anything; each takes the next range of documents that nobody has begun, and keeps 320 KiB
+for it.)")
+      .def(
+          "run",
+          [](HeldSearch& search, double seconds) {
+            py::gil_scoped_release release;
+            std::isinf(seconds) ? search->run() : search->run(after(seconds));
+          },
+          py::arg("seconds") = std::numeric_limits<double>::infinity(),
+          R"(Work on it until nothing is left that no thread has begun, about `seconds` at most. The GIL is released.
+
+What goes wrong is told by found().)")
+      .def(
+          "wait",
+          [](HeldSearch& search, double seconds) {
+            if (search->ended()) return true;
+            py::gil_scoped_release release;
+            return search->wait(after(seconds));
+          },
+          py::arg("seconds") = std::numeric_limits<double>::infinity(),
+          R"(Whether nothing is left and no thread works on it any more, after `seconds` at most. The GIL is released.
+
+Who waits does not search: without a thread in run() it does not end.)")
+      .def("found", &HeldSearch::found,
+           R"(As PostingsIndex.search() returns it; RuntimeError before it has ended.
+
+Raises RuntimeError for a damaged index.)")
+      .def_property_readonly(
+          "ended", [](HeldSearch& search) { return search->ended(); }, "Whether found() can tell.")
+      .def_property_readonly(
+          "seconds", [](HeldSearch& search) { return search->seconds(); },
+          "From when it was first worked on until it ended; 0 before.");
+
   py::class_<PostingsIndex, std::shared_ptr<PostingsIndex>>(
       m, "PostingsIndex",
       R"(Which documents 0..len - 1 hold a term, and how much it says about them; memory-mapped.
@@ -179,6 +249,16 @@ Returns docs int32 (m,) and scores float32 (m,), best first, equal scores by ord
 the index, which are rounded to 1/65535; a document's score does not depend on k or the mask. The GIL is released.
 Raises ValueError for a mask or boosts of another length, TypeError for another dtype, RuntimeError for a damaged
 index.)")
+      .def(
+          "begin",
+          [](const std::shared_ptr<PostingsIndex>& index, const py::sequence& terms,
+             std::vector<double> boosts, std::int64_t k, const py::object& mask) {
+            return std::make_shared<HeldSearch>(index, terms, std::move(boosts), k, mask);
+          },
+          py::arg("terms"), py::kw_only(), py::arg("boosts"), py::arg("k"), py::arg("mask") = py::none(),
+          R"(As search(), for any number of threads: nothing is searched before one of them calls run().
+
+Raises ValueError for a mask or boosts of another length, TypeError for another dtype.)")
       .def_property_readonly("fields", &PostingsIndex::fields, "Number of fields.")
       .def_property_readonly("terms", &PostingsIndex::terms, "Number of distinct terms.")
       .def_property_readonly("postings", &PostingsIndex::postings, "Number of (term, field, document).")

@@ -32,6 +32,9 @@ class TopDocs {
     if (keys_.size() > k_ + k_ / kWorthwhile || (keys_.size() >= k_ && worst_ == 0)) shrink();
   }
 
+  // Documents that take() will give.
+  std::size_t size() const { return std::min(keys_.size(), k_); }
+
   // Best first.
   template <class Take>
   void take(Take&& take) {

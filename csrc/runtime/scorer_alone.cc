@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "cuda/nvtx.h"
-#include "runtime/relax.h"
+#include "core/relax.h"
 #include "runtime/scorer.h"
 
 // A lone caller's way: no other thread takes part unless something goes wrong.

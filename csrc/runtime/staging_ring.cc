@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "cuda/error.h"
-#include "runtime/relax.h"
+#include "core/relax.h"
 
 namespace searchpipe::runtime {
 namespace {

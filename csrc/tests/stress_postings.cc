@@ -2,6 +2,7 @@
 // under the same name; then damaged files are opened and searched.
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -14,6 +15,7 @@
 #include "tests/check.h"
 
 using searchpipe::PostingsIndex;
+using searchpipe::PostingsSearch;
 using searchpipe::PostingsWriter;
 using searchpipe::ScoredDocs;
 using searchpipe::search_postings;
@@ -102,6 +104,29 @@ void search_in_threads(const stress::TemporaryFolder& folder) {
   });
 }
 
+// Several threads work on one search, some only for a moment, and others wait for its end.
+void share_searches(const stress::TemporaryFolder& folder) {
+  const std::string path = folder.file("divided");
+  write(path, kDocuments, std::size_t{1} << 20);
+  const PostingsIndex index(path);
+  std::mt19937 random(7);
+  for (int round = 0; round < 60; ++round) {
+    const auto terms = some_terms(random);
+    const std::int64_t k = 1 + static_cast<std::int64_t>(random() % 500);
+    const auto expected = search_postings(index, terms, kBoosts, k, {});
+    PostingsSearch search(index, terms, kBoosts, k, {});
+    stress::in_threads(4, [&](int thread) {
+      if (thread == 1) search.run(PostingsSearch::Clock::now());
+      if (thread != 0) search.run();
+      CHECK(search.wait(PostingsSearch::Clock::now() + std::chrono::minutes(1)));
+    });
+    const auto found = search.found();
+    CHECK(found.docs == expected.docs);
+    CHECK(found.scores == expected.scores);
+    CHECK(search.found().docs == expected.docs);
+  }
+}
+
 void share_a_writer(const stress::TemporaryFolder& folder) {
   const std::string path = folder.file("shared");
   PostingsWriter writer(path, 1, 1 << 14);
@@ -159,6 +184,7 @@ void open_damaged_files(const stress::TemporaryFolder& folder) {
 int main() {
   const stress::TemporaryFolder folder;
   search_in_threads(folder);
+  share_searches(folder);
   share_a_writer(folder);
   open_damaged_files(folder);
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.catalog.analysis import Analyzer
 from searchpipe.errors import QueryError, SnapshotCorruptError
+
+if TYPE_CHECKING:
+    from searchpipe._core import PostingsSearch
 
 COMBINED = "all"
 COMBINED_PARTS = ("title", "brand", "category", "color", "text")
@@ -20,10 +23,46 @@ POSTINGS = "postings.bin"
 _MOST_BOOST = 1e6
 
 
+class LexicalSearch:
+    """One search of a :class:`LexicalIndex`. Any thread may call anything."""
+
+    __slots__ = ("_search",)
+
+    def __init__(self, search: PostingsSearch) -> None:
+        self._search = search
+
+    @property
+    def ended(self) -> bool:
+        """Whether :meth:`found` can tell."""
+        return self._search.ended
+
+    @property
+    def seconds(self) -> float:
+        """From when it was first worked on until it ended; 0 before."""
+        return self._search.seconds
+
+    def run(self, seconds: float = math.inf) -> None:
+        """Work on it until nothing is left that no thread has begun, about ``seconds`` at most; no GIL."""
+        self._search.run(seconds)
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Whether other threads have ended it, after ``seconds`` at most; no GIL."""
+        return self._search.wait(seconds)
+
+    def found(self) -> tuple[Int32, Float32]:
+        """As :meth:`LexicalIndex.search`, once it has ended. Raises SnapshotCorruptError."""
+        try:
+            return self._search.found()
+        except RuntimeError as error:
+            raise SnapshotCorruptError(
+                f"The lexical index is damaged: {error}.", cure="Index the catalog again."
+            ) from error
+
+
 class LexicalIndex:
     """BM25 (k1 = 1.2, b = 0.75) summed over the fields, each times its boost. Safe from many threads.
 
-    The index is memory-mapped and searched in the calling thread with the GIL released; how rare a
+    The index is memory-mapped and searched in the threads that call, with the GIL released; how rare a
     term is, is counted over the whole catalog.
 
     Raises:
@@ -67,19 +106,23 @@ class LexicalIndex:
             SnapshotCorruptError: the file was damaged after it was opened.
 
         """
+        search = self.begin(text, k, mask=mask, boosts=boosts)
+        search.run()
+        return search.found()
+
+    def begin(
+        self, text: str, k: int, *, mask: Bool | None = None, boosts: Mapping[str, float] | None = None
+    ) -> LexicalSearch:
+        """As :meth:`search`, for several threads to work on; nothing is searched before one of them does.
+
+        Raises:
+            QueryError: as :meth:`search`.
+        """
         weights = self._boosts if boosts is None else self._weights(boosts)
         if mask is not None and len(mask) != self._count:
             raise QueryError(f"The mask has {len(mask)} entries, the snapshot {self._count} documents.")
-        k = min(k, self._count)
         terms = self.terms(text) if k > 0 else ()
-        if not terms:
-            return np.empty(0, np.int32), np.empty(0, np.float32)
-        try:
-            return self._index.search(terms, boosts=weights, k=k, mask=mask)
-        except RuntimeError as error:
-            raise SnapshotCorruptError(
-                f"The lexical index is damaged: {error}.", cure="Index the catalog again."
-            ) from error
+        return LexicalSearch(self._index.begin(terms, boosts=weights, k=k, mask=mask))
 
     def terms(self, text: str) -> list[str]:
         """Return the terms that a query is searched by, for explanations."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.stages.base import Work
@@ -16,18 +16,59 @@ from searchpipe.stages.base import Work
 if TYPE_CHECKING:
     from searchpipe.stages.recall import RecallSource
 
+_LAST_S = 1e-4
+"""Of the wait for the part that another thread works on, while there is something else to do."""
 _LINGER_S = 0.05
 """How long a thread waits for another search: waking it takes one lock, an executor a dozen times that."""
+
+
+class DividedSearch(Protocol):
+    """A search that any number of threads may work on at once; the GIL is released for that.
+
+    Attributes:
+        ended: whether :meth:`found` can tell.
+        seconds: from when it was first worked on until it ended.
+    """
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    def run(self, seconds: float = math.inf) -> None:
+        """Work on it until nothing is left that no thread has begun, about ``seconds`` at most."""
+        ...
+
+    def wait(self, seconds: float = math.inf) -> bool:
+        """Whether the other threads have ended it, after ``seconds`` at most."""
+        ...
+
+    def found(self) -> tuple[Int32, Float32]:
+        """Documents and scores, best first; raises what went wrong."""
+        ...
 
 
 class EarlySearch:
     """A search that was begun; ``join`` it once, on the query's own thread.
 
     Whoever has ``run`` it or joins it first searches: a search that no thread has begun by then is done by
-    the query itself, so that it never waits for others in the queue.
+    the query itself, so that it never waits for others in the queue. A source with a method ``divided``
+    is searched by both threads once the query has nothing else to do.
     """
 
-    __slots__ = ("_claim", "_depth", "_ended", "_error", "_found", "_mask", "_seconds", "_source", "_work")
+    __slots__ = (
+        "_claim",
+        "_depth",
+        "_divided",
+        "_ended",
+        "_error",
+        "_found",
+        "_mask",
+        "_seconds",
+        "_source",
+        "_work",
+    )
 
     ahead = False
 
@@ -37,6 +78,7 @@ class EarlySearch:
         self._depth = depth
         self._mask = mask
         self._found: tuple[Int32, Float32] | None = None
+        self._divided: DividedSearch | None = None  # once a thread has begun it
         self._error: BaseException | None = None
         self._seconds = 0.0
         self._claim = threading.Lock()  # taken by who searches
@@ -49,7 +91,13 @@ class EarlySearch:
             return
         begin = time.perf_counter()
         try:
-            self._found = self._source.search(self._work, self._depth, self._mask)
+            divide = getattr(self._source, "divided", None)
+            divided = None if divide is None else divide(self._work, self._depth, self._mask)
+            if divided is None:
+                self._found = self._source.search(self._work, self._depth, self._mask)
+            else:
+                self._divided = divided
+                divided.run()
         except BaseException as error:  # the query's to raise
             self._error = error
         self._seconds = time.perf_counter() - begin
@@ -62,8 +110,16 @@ class EarlySearch:
 
     def docs(self) -> Int32 | None:
         """What was found, before it is joined; None if the search has not ended on another thread."""
+        if (divided := self._divided) is not None:
+            return divided.found()[0] if divided.ended else None
         # Read after the lock, which is released after they were written.
         return None if self._ended.locked() or self._found is None else self._found[0]
+
+    def help(self) -> None:
+        """Work on the search beside the thread that has begun it, if both can."""
+        if (divided := self._divided) is not None and not divided.ended:
+            divided.run()
+            divided.wait(_LAST_S)
 
     def join(
         self,
@@ -86,14 +142,20 @@ class EarlySearch:
                 return self._source.search(work, self._depth, self._mask)
         work.deadline.check_cancelled()
         limit = max(0.0, work.allowance()) if optional else math.inf
-        if math.isinf(limit) or not self._ended.locked():
+        divided = self._divided
+        known = not self._ended.locked() if divided is None else divided.ended
+        if math.isinf(limit) or known:
             work.mark()
-            self._ended.acquire()
+            self._wait(divided, math.inf)
             work.mark()
         else:
             with work.waiting(limit):
-                if not self._ended.acquire(timeout=min(limit, threading.TIMEOUT_MAX)):
+                if not self._wait(divided, limit):
                     return None
+        if divided is not None:
+            found = divided.found()
+            work.observe(name, self._depth, divided.seconds)
+            return found
         # Taken out, as its traceback will hold this frame: a cycle would keep the query's memory.
         error, self._error = self._error, None
         if error is not None:
@@ -103,6 +165,17 @@ class EarlySearch:
                 del error
         work.observe(name, self._depth, self._seconds)
         return self._found
+
+    def _wait(self, divided: DividedSearch | None, limit_s: float) -> bool:
+        """Whether it has ended, on this thread, too, or on the other, after ``limit_s`` at most."""
+        if divided is None:
+            return self._ended.acquire(
+                timeout=-1 if math.isinf(limit_s) else min(limit_s, threading.TIMEOUT_MAX)
+            )
+        begin = time.perf_counter()
+        if not divided.ended:
+            divided.run(limit_s)
+        return divided.ended or divided.wait(limit_s - (time.perf_counter() - begin))
 
 
 class _Lane:

@@ -16,7 +16,7 @@ from searchpipe.candidates import Candidates
 from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.stages.base import Work
-from searchpipe.stages.early_search import EarlySearch, EarlySearches
+from searchpipe.stages.early_search import DividedSearch, EarlySearch, EarlySearches
 from searchpipe.stages.source_trial import SourceTrial, resting
 
 _READ_AHEAD = 256
@@ -27,7 +27,8 @@ class RecallSource(Protocol):
     """One way to find candidates. ``search`` is called from many threads.
 
     A source with a true attribute ``early`` reads nothing of ``work`` but the query, so that it
-    may be searched on another thread while earlier stages run. One with a method ``begin(work, depth)``
+    may be searched on another thread while earlier stages run; if it has a method ``divided`` as well,
+    the query's thread works on that search, too (:class:`Lexical`). One with a method ``begin(work, depth)``
     may begin to search for ``work.device_place`` (:class:`searchpipe.recall.source.SharedDense`).
     """
 
@@ -50,6 +51,7 @@ class Lexical:
 
     def __init__(self, index: LexicalIndex) -> None:
         self._index = index
+        self._begin: Callable[..., DividedSearch] | None = getattr(index, "begin", None)
 
     def ready(self, work: Work) -> bool:
         """Text is always there."""
@@ -58,6 +60,10 @@ class Lexical:
     def search(self, work: Work, depth: int, mask: Bool | None) -> tuple[Int32, Float32]:
         """Search the text."""
         return self._index.search(work.query.text, depth, mask=mask)
+
+    def divided(self, work: Work, depth: int, mask: Bool | None) -> DividedSearch | None:
+        """The same search, for several threads; None of an index that has none for that."""
+        return None if self._begin is None else self._begin(work.query.text, depth, mask=mask)
 
 
 class Dense:
@@ -79,7 +85,10 @@ class Dense:
 
 
 class LexicalIndex(Protocol):
-    """What :class:`Lexical` needs; a snapshot's ``lexical`` is one."""
+    """What :class:`Lexical` needs; a snapshot's ``lexical`` is one.
+
+    With a method ``begin`` that takes the same and returns a :class:`DividedSearch`, several threads search.
+    """
 
     def search(self, text: str, k: int, *, mask: Bool | None = None) -> tuple[Int32, Float32]:
         """Best ``k`` documents first."""
@@ -254,8 +263,7 @@ class Recall:
             try:
                 with trial:
                     if begun is not None:
-                        reads = begun.ahead and self._readers
-                        meanwhile = partial(self._read_ahead, work, early) if reads else None
+                        meanwhile = partial(self._use_wait, work, early) if begun.ahead else None
                         result = begun.join(work, optional=others, meanwhile=meanwhile)
                     else:
                         with work.step(source.name, depth, optional=others):
@@ -289,10 +297,13 @@ class Recall:
         if ahead := [name for name in found if turns.get(name) == 1]:
             work.decision += f" ({', '.join(ahead)} begun behind the encoder)"
 
-    def _read_ahead(self, work: Work, early: Mapping[str, BegunSearch]) -> None:
-        """Let later stages read what they need of the documents that other threads have found by now."""
+    def _use_wait(self, work: Work, early: Mapping[str, BegunSearch]) -> None:
+        """Work on what other threads search; let later stages read what they need of what was found."""
         for begun in early.values():
-            docs = begun.docs() if isinstance(begun, EarlySearch) else None
+            if not isinstance(begun, EarlySearch):
+                continue
+            begun.help()
+            docs = begun.docs()
             if docs is None:
                 continue
             for reader in self._readers:

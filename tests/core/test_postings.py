@@ -179,6 +179,50 @@ def test_many_threads_get_what_one_gets(large: PostingsIndex) -> None:
     assert not wrong
 
 
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_that_share_a_search_find_what_one_finds(large: PostingsIndex, threads: int) -> None:
+    boosts = [1.0] * large.fields
+    random = np.random.default_rng(threads)
+    for _ in range(20):
+        terms = [f"w{number}" for number in random.integers(0, 12, 4)]
+        terms = list(dict.fromkeys(terms))
+        mask = random.random(len(large)) < 0.3 if random.random() < 0.5 else None
+        k = int(random.integers(1, 400))
+        search = large.begin(terms, boosts=boosts, k=k, mask=None if mask is None else mask.copy())
+        assert not search.ended
+        assert not search.wait(0.001)  # who waits does not search
+        search.run(0.0)
+        workers = [threading.Thread(target=search.run) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        assert search.wait(20.0)
+        assert search.ended
+        for worker in workers:
+            worker.join()
+        for found, expected in zip(
+            search.found(), large.search(terms, boosts=boosts, k=k, mask=mask), strict=True
+        ):
+            np.testing.assert_array_equal(found, expected)
+        assert search.seconds > 0.0
+        docs = search.found()[0]
+        search.run()  # nothing is left
+        np.testing.assert_array_equal(search.found()[0], docs)
+
+
+def test_a_search_that_was_only_begun(large: PostingsIndex) -> None:
+    search = large.begin(["w1"], boosts=[1.0] * large.fields, k=3)
+    with pytest.raises(RuntimeError, match="has not ended"):
+        search.found()
+    assert search.seconds == 0.0
+    for asked in ({"boosts": [], "k": 1}, {"boosts": [1.0] * large.fields, "k": 1, "mask": np.ones(2, bool)}):
+        with pytest.raises(ValueError, match=r"boosts|mask"):
+            large.begin(["w1"], **asked)
+    nothing = large.begin(["nowhere"], boosts=[1.0] * large.fields, k=3)
+    nothing.run()
+    assert nothing.ended
+    assert nothing.found()[0].tolist() == []
+
+
 def test_an_index_of_nothing(tmp_path: Path) -> None:
     index = write(tmp_path / "none", [], 2)
     assert (len(index), index.fields, index.terms, index.postings) == (0, 2, 0, 0)

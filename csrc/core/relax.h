@@ -1,6 +1,6 @@
 #pragma once
 
-namespace searchpipe::runtime {
+namespace searchpipe {
 
 // A short break (some 0.5 us) in a loop that waits for something to change, for the sake of the core's other
 // hardware thread and of whom the question disturbs.
@@ -14,4 +14,4 @@ inline void relax() {
   }
 }
 
-}  // namespace searchpipe::runtime
+}  // namespace searchpipe
