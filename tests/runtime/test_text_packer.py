@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from searchpipe import _core
+from searchpipe.arrays import Float32, Int32
 from tests.runtime.row_model import row_scores
 
 BUCKETS = [(1, 16), (4, 16), (4, 32)]
 
 
-def compute(ids: np.ndarray, mask: np.ndarray, types: np.ndarray, output: np.ndarray) -> None:
+def compute(ids: Int32, mask: Int32, types: Int32 | None, output: Float32) -> None:
     output[:] = row_scores(ids, mask, types, output.shape[1])
 
 
@@ -51,7 +52,7 @@ def test_a_deadline_that_has_passed_leaves_the_text_unscored(scorer: _core.Score
 def test_a_text_that_is_none_is_refused(scorer: _core.Scorer) -> None:
     packer = _core.TextPacker(cls_id=101, sep_id=102)
     with pytest.raises(TypeError, match="text has dtype int64"):
-        packer.prepare(scorer, np.array([1], np.int64), None, 0, 0)  # type: ignore[arg-type]
+        packer.prepare(scorer, np.array([1], np.int64), None, 0, 0)
     with pytest.raises(ValueError, match="text has 2 dimensions"):
         packer.prepare(scorer, np.ones((1, 2), np.int32), None, 0, 0)
     scorer.close()
