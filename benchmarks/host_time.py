@@ -90,7 +90,7 @@ def thread_seconds(pipeline: Pipeline, texts: list[str], rounds: int) -> list[fl
 def released(seconds: dict[str, float]) -> Iterator[None]:
     """Add up what this thread spends in calls into the core that release the GIL; one thread at a time."""
     owners: list[tuple[Any, str]] = [(_core.Scorer, "run"), (_core.RequestCost, "seconds")]
-    owners += [(_core.Scorer, "prepare_pairs"), (_core.Scorer, "prepare_texts")]
+    owners += [(_core.Scorer, "prepare_pairs"), (_core.TextPacker, "prepare")]
     with ExitStack() as undo:
         for owner, name in owners:
             call = getattr(owner, name)

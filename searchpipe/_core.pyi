@@ -122,6 +122,19 @@ class PackedLayout:
     def permutation(self) -> NDArray[np.int32]: ...
 
 @final
+class TextPacker:
+    def __init__(self, *, cls_id: int, sep_id: int, pad_id: int = 0, max_tokens: int = 512) -> None: ...
+    def prepare(
+        self,
+        scorer: Scorer,
+        text: NDArray[np.int32],
+        deadline: float | None,
+        priority: int,
+        device_output: int,
+    ) -> Ticket: ...
+
+def token_ids(ids: list[int], most: int) -> NDArray[np.int32]: ...
+
 class PairPacker:
     def __init__(
         self,
@@ -201,14 +214,14 @@ def blend_opinion(
     weight: float,
     count: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]: ...
-def log_odds_against(logits: NDArray[np.float32], *, temperature: float) -> NDArray[np.float32]: ...
+def odds_against(logits: NDArray[np.float32], *, temperature: float) -> NDArray[np.float32]: ...
 def reorder_by_opinion(
     docs: NDArray[np.int32],
     scores: dict[str, NDArray[np.float32]],
     beside: dict[str, NDArray[Any]] | None,
     name: str,
     logits: NDArray[np.float32],
-    odds_against: NDArray[np.float32],
+    temperature: float,
     prior: NDArray[np.float32],
     weight: float,
 ) -> _Candidates: ...

@@ -62,7 +62,7 @@ class Candidates:
         return None if made is None else self._made_of(*made)
 
     def reordered(
-        self, name: str, logits: Float32, odds_against: Float32, prior: Float32, weight: float
+        self, name: str, logits: Float32, temperature: float, prior: Float32, weight: float
     ) -> Candidates:
         """All candidates by a model's opinion on the first of them and their places; one logit is finite.
 
@@ -72,7 +72,7 @@ class Candidates:
         beside = self._carried_columns()
         return self._made_of(
             *_core.reorder_by_opinion(
-                self.docs, self.scores, beside, name, logits, odds_against, prior, weight
+                self.docs, self.scores, beside, name, logits, temperature, prior, weight
             )
         )
 

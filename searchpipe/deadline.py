@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Final
 
+from searchpipe import _core
 from searchpipe.errors import QueryError
 
 Clock = Callable[[], float]
@@ -98,7 +99,7 @@ class Deadline:
         On the thread that cancels, perhaps an event loop's, so it must be quick; perhaps twice. It must
         not raise.
         """
-        return _Leaving(self, leave)
+        return _core.made(_Leaving, self, leave)
 
     def check_cancelled(self) -> None:
         """Raise :class:`QueryCancelled` if the caller has left."""
@@ -113,11 +114,9 @@ def _is_number(value: object) -> bool:
 class _Leaving:
     """A class because a generator would cost twice as much. One thread."""
 
-    __slots__ = ("_deadline", "_leave")
-
-    def __init__(self, deadline: Deadline, leave: Callable[[], object]) -> None:
-        self._deadline = deadline
-        self._leave = leave
+    __slots__ = __match_args__ = ("_deadline", "_leave")  # the order in which `made` fills them
+    _deadline: Deadline
+    _leave: Callable[[], object]
 
     def __enter__(self) -> None:
         self._deadline._leave.append(self._leave)

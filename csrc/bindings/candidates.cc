@@ -159,23 +159,24 @@ py::object order_by(const py::object& docs, const py::object& scores, const py::
 py::object odds(const py::object& logits, float temperature) {
   const VectorView<float> values(logits, [] { return "logits"; });
   NewVector<float> made(values.size());
-  log_odds_against(values.span(), temperature, made.out);
+  odds_against(values.span(), temperature, made.out);
   return std::move(made.array);
 }
 
 py::tuple reorder(const py::object& docs, const py::object& scores, const py::object& beside,
-                  const py::object& name, const py::object& logits, const py::object& odds_against,
+                  const py::object& name, const py::object& logits, float temperature,
                   const py::object& prior, float weight) {
   const Reordered candidates(docs, scores, beside);
   const VectorView<float> opinions(logits, [] { return "logits"; });
-  const VectorView<float> against(odds_against, [] { return "odds_against"; });
   const VectorView<float> before(prior, [] { return "prior"; });
   if (before.size() < opinions.size()) {
     throw py::value_error(message("prior has ", before.size(), " values for ", opinions.size(),
                                   " logits; it must not be shorter"));
   }
-  const Blend blend = blend_opinion(opinions.span(), against.span(), before.span().first(opinions.size()),
-                                    weight, candidates.count());
+  std::vector<float> odds(opinions.size());
+  odds_against(opinions.span(), temperature, odds);
+  const Blend blend =
+      blend_opinion(opinions.span(), odds, before.span().first(opinions.size()), weight, candidates.count());
   return candidates.at(blend.order, [&](const py::dict& made) {
     set_item(made, name, gathered<float>(blend.logits, blend.order));
     set_item(made, py::str("blend"), gathered<float>(blend.blended, blend.order));
@@ -222,14 +223,15 @@ follow behind the worst of these, in their order.
 Returns (logits float32 (count,), NaN where there is none; blended float32 (count,); order int32 (count,), best
 first). Raises TypeError, ValueError for other arrays. Threads: any.)");
 
-  m.def("log_odds_against", &odds, py::arg("logits"), py::kw_only(), py::arg("temperature"),
-        R"(-logit / temperature, held within -30 and 30: float32 (n,), of which NumPy takes the exponential.
+  m.def("odds_against", &odds, py::arg("logits"), py::kw_only(), py::arg("temperature"),
+        R"(exp(-logit / temperature), the exponent held within -30 and 30: float32 (n,).
 
 logits: float32 (n,); NaN stay. Raises TypeError, ValueError for another array. Threads: any.)");
 
-  m.def("reorder_by_opinion", &reorder, py::arg("docs"), py::arg("scores"), py::arg("beside"),
-        py::arg("name"), py::arg("logits"), py::arg("odds_against"), py::arg("prior"), py::arg("weight"),
-        R"(blend_opinion() and take() in one: (docs int32 (n,), scores, beside), in the blended order.
+  m.def(
+      "reorder_by_opinion", &reorder, py::arg("docs"), py::arg("scores"), py::arg("beside"), py::arg("name"),
+      py::arg("logits"), py::arg("temperature"), py::arg("prior"), py::arg("weight"),
+      R"(odds_against(), blend_opinion() and take() in one: (docs int32 (n,), scores, beside), in the blended order.
 
 docs, scores, beside: as for take(), of all candidates; prior: float32, as long as `logits` or longer, the rest is
 not read. To the scores are added the logits under `name` and by what they are ordered under "blend". Raises as the

@@ -21,4 +21,5 @@ PYBIND11_MODULE(_core, m) {
   register_engine(m);
   register_request_cost(m);
   register_scorer(m);
+  register_text_packer(m);
 }

@@ -11,6 +11,7 @@
 #include "bindings/arrays.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
+#include "bindings/request_options.h"
 #include "core/candidates.h"
 #include "runtime/pair_rows.h"
 #include "runtime/text_rows.h"
@@ -43,21 +44,6 @@ void translate(std::exception_ptr pending) {
   } catch (const runtime::ScorerClosed& error) {
     raise("ClosedError", error.what());
   }
-}
-
-// time.monotonic() and steady_clock are the same clock on Linux.
-RequestOptions make_options(std::optional<double> deadline, std::int32_t priority,
-                            std::uint64_t device_output) {
-  RequestOptions options;
-  options.priority = priority;
-  options.device_output = device_output;
-  if (deadline && !(*deadline >= 1e9)) {  // infinite and absurdly late ones stand for none
-    if (std::isnan(*deadline))
-      throw py::value_error("deadline is NaN; pass seconds of time.monotonic(), or None");
-    const std::chrono::duration<double> at(std::max(*deadline, 0.0));
-    options.deadline = Clock::time_point(std::chrono::duration_cast<Clock::duration>(at));
-  }
-  return options;
 }
 
 std::vector<std::int32_t> to_vector(py::handle object, const std::string& name) {

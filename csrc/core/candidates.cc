@@ -122,7 +122,7 @@ void scale_to_unit(std::span<const float> column, std::span<float> out) { scale(
 
 void scale_to_unit(std::span<const double> column, std::span<float> out) { scale(column, out); }
 
-void log_odds_against(std::span<const float> logits, float temperature, std::span<float> out) {
+void odds_against(std::span<const float> logits, float temperature, std::span<float> out) {
   constexpr float kMost = 30.0F;
   check_parallel(logits.size(), out.size(), "logits and out");
   const float divisor = -temperature;
@@ -130,6 +130,7 @@ void log_odds_against(std::span<const float> logits, float temperature, std::spa
     const float odds = logits[i] / divisor;
     out[i] = odds < -kMost ? -kMost : odds > kMost ? kMost : odds;
   }
+  for (float& odds : out) odds = std::exp(odds);
 }
 
 Blend blend_opinion(std::span<const float> logits, std::span<const float> odds_against,

@@ -31,9 +31,9 @@ RankedDocuments ranked(std::span<const std::int64_t> ids, std::span<const float>
 void scale_to_unit(std::span<const float> column, std::span<float> out);
 void scale_to_unit(std::span<const double> column, std::span<float> out);
 
-// -logit / temperature, held within -30 and 30, so that its exponential, the odds against, is a normal float.
-// NaN stay. `out` is as long as `logits`.
-void log_odds_against(std::span<const float> logits, float temperature, std::span<float> out);
+// exp(-logit / temperature), the exponent held within -30 and 30, so that it is a normal float. NaN stay.
+// `out` is as long as `logits`.
+void odds_against(std::span<const float> logits, float temperature, std::span<float> out);
 
 struct Blend {
   std::vector<float> logits;   // of all candidates; NaN behind those given

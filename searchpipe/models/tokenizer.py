@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Int32
 from searchpipe.errors import ConfigError, MissingDependencyError, ModelError
 from searchpipe.models.plain_words import PlainWords
@@ -80,7 +81,7 @@ class TextTokenizer:
         if self._plain is not None and len(text) <= self._max_chars:
             ids = self._plain.ids(text)
             if ids is not None:
-                return np.array(ids[: self.max_tokens], np.int32)
+                return _core.token_ids(ids, self.max_tokens)
         encoding = self._tokenizer.encode(self._prepared(text), add_special_tokens=False)
         return np.asarray(encoding.ids[: self.max_tokens], dtype=np.int32)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from searchpipe import _core
 from searchpipe.arrays import Int32
-
-if TYPE_CHECKING:
-    from searchpipe import _core
 
 _HANDOVER_S = 2e-4
 """Around the batches of a request: threads waking, packing its first batch, copies of its last."""
@@ -56,8 +54,6 @@ class Forecaster:
     """
 
     def __init__(self, executor: _core.Executor) -> None:
-        from searchpipe import _core
-
         self._cost = _core.RequestCost(executor)
         buckets, longest = executor.buckets, executor.longest_row
         seconds = {
@@ -113,15 +109,13 @@ class Forecaster:
             seconds = max(0.0, forecast.run_s - _HANDOVER_S)
         else:
             seconds = rows * self._row_s if lengths is None else self._cost.seconds(lengths)
-        return _Running(self, seconds)
+        return _core.made(_Running, self, seconds)
 
 
 class _Running:
-    __slots__ = ("_forecaster", "_seconds")
-
-    def __init__(self, forecaster: Forecaster, seconds: float) -> None:
-        self._forecaster = forecaster
-        self._seconds = seconds
+    __slots__ = __match_args__ = ("_forecaster", "_seconds")  # the order in which `made` fills them
+    _forecaster: Forecaster
+    _seconds: float
 
     def __enter__(self) -> None:
         forecaster = self._forecaster

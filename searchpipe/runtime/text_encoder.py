@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from searchpipe import _core
 from searchpipe.arrays import Float32, Int32
 from searchpipe.errors import ModelError
 from searchpipe.models.settings import LocalModel
@@ -33,12 +34,13 @@ class ChainTextEncoder:
         self.tokenizer = tokenizer
         executor = chain.scorer.executor
         self.dim: int = executor.output_width
-        self._special = {
+        special = {
             "cls_id": tokenizer.cls_id,
             "sep_id": tokenizer.sep_id,
             "pad_id": tokenizer.pad_id,
             "max_tokens": min(local_model.max_tokens, executor.longest_row),
         }
+        self._special, self._packer = special, _core.TextPacker(**special)
 
     def encode(
         self,
@@ -88,8 +90,11 @@ class ChainTextEncoder:
         meanwhile: Callable[[], None] | None = None,
     ) -> Float32:
         """As :meth:`encode`, of one text: float32 ``(dim,)``."""
-        chain = self.chain
-        request = self._request([token_ids], deadline, priority, device_output)
+        chain, packer = self.chain, self._packer
+
+        def request(scorer: _core.Scorer) -> _core.Ticket:
+            return packer.prepare(scorer, token_ids, deadline, priority, device_output)
+
         forecaster = chain.forecaster
         if forecaster is None:
             return chain.run(request, meanwhile=meanwhile).reshape(self.dim)

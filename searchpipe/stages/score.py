@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Protocol, cast
 
@@ -10,7 +11,6 @@ import numpy as np
 from searchpipe import _core
 from searchpipe._core import TokenStore
 from searchpipe.arrays import Float32, Int32
-from searchpipe.candidates import Candidates
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.runtime.forecast import Forecast, Outlook
@@ -119,13 +119,20 @@ class Score:
         scored = self._score_at_once(work, docs, outlook)
         if scored is None:
             scored = self._score_steps(work, docs, outlook.lengths)
-        logits, done = scored
+        self._settle(work, *scored)
+
+    def _settle(self, work: Work, logits: Float32, done: int) -> None:
+        """Blend in the logits, of which the first ``done`` were tried."""
+        candidates, wanted = work.candidates, len(logits)
+        assert candidates is not None
         finite = wanted if _core.all_finite(logits) else int(np.count_nonzero(np.isfinite(logits)))
         bad = done - finite
         if bad:
             work.degrade("bad_scores", f"{bad} of {done} scores", bad / wanted)
         if bad < done:
-            work.candidates = self._blend(candidates, logits)
+            work.candidates = candidates.reordered(
+                self.name, logits, self._temperature, self._prior, self._weight
+            )
             work.orders["score"] = work.candidates.docs
         work.units = done
         work.decision = f"{done} of {wanted} pairs"
@@ -172,6 +179,12 @@ class Score:
         except OverloadedError:
             self._give_up(work, "busy", 0, wanted)
             return _unscored(wanted), 0
+        return self._found(work, logits, rows, wanted, deadline)
+
+    def _found(
+        self, work: Work, logits: Float32, rows: int, wanted: int, deadline: float | None
+    ) -> tuple[Float32, int]:
+        """Logits of all ``wanted`` pairs, and how many were tried, from those of the first ``rows``."""
         if rows < wanted or not _is_column(logits, wanted):
             found, logits = logits, _unscored(wanted)
             logits[:rows] = found
@@ -221,20 +234,15 @@ class Score:
     def _give_up(work: Work, reason: str, done: int, wanted: int) -> None:
         work.degrade(reason, f"scored {done} of {wanted} candidates", 1 - done / wanted)
 
-    def _blend(self, candidates: Candidates, logits: Float32) -> Candidates:
-        # odds against = exp(-logit / temperature); NaN stays NaN.
-        odds = _core.log_odds_against(logits, temperature=self._temperature)
-        np.exp(odds, out=odds)
-        return candidates.reordered(self.name, logits, odds, self._prior, self._weight)
-
     def rehearse(self, work: Work) -> None:
-        """Blend in logits that change nothing."""
-        candidates = work.candidates
-        assert candidates is not None
-        logits: Float32 = np.zeros(min(self._depth, len(candidates)), np.float32)
-        if len(logits) and _core.all_finite(logits):  # they are; it is what `run` asks first
-            work.candidates = self._blend(candidates, logits)
-            work.orders["score"] = work.candidates.docs
+        """Blend in logits that change nothing, by the way that those of the scorer will take."""
+        assert work.candidates is not None
+        wanted = min(self._depth, len(work.candidates))
+        if not wanted:
+            return
+        with work.step(self._request, wanted):
+            logits: Float32 = np.zeros(wanted, np.float32)
+        self._settle(work, *self._found(work, logits, wanted, wanted, math.inf))
 
     def describe(self) -> str:
         """One line: what it does with which settings."""

@@ -234,10 +234,12 @@ def test_what_is_carried_follows_its_documents() -> None:
 
 
 @given(logits=column(), temperature=st.floats(0.01, 100))
-def test_log_odds_are_those_of_numpy(logits: np.ndarray, temperature: float) -> None:
+def test_odds_are_those_of_numpy(logits: np.ndarray, temperature: float) -> None:
     with np.errstate(all="ignore"):
-        expected = -np.minimum(np.maximum(logits / np.float32(temperature), -30.0), 30.0)
-    np.testing.assert_array_equal(_core.log_odds_against(logits, temperature=temperature), expected)
+        exponents = -np.minimum(np.maximum(logits / np.float32(temperature), -30.0), 30.0)
+    odds = _core.odds_against(logits, temperature=temperature)
+    assert odds.dtype == np.float32
+    np.testing.assert_allclose(odds, np.exp(exponents.astype(np.float64)), rtol=2e-7)
 
 
 @given(data=st.data(), count=st.integers(1, 300), weight=st.floats(0, 1, width=32))
@@ -252,13 +254,15 @@ def test_reordering_by_an_opinion_is_blending_and_taking(
     logits = rng.standard_normal(scored).astype(np.float32)
     if data.draw(st.booleans()):
         logits[1:][rng.random(scored - 1) < 0.3] = np.nan
-    odds, prior = np.exp(-logits), rng.random(count, np.float32) * data.draw(st.sampled_from([0, 1, -1]))
+    temperature = data.draw(st.floats(0.5, 5))
+    odds = _core.odds_against(logits, temperature=temperature)
+    prior = rng.random(count, np.float32) * data.draw(st.sampled_from([0, 1, -1]))
     opinion, blended, order = _core.blend_opinion(
         logits, odds, prior[:scored].copy(), weight=weight, count=count
     )
     same(order, np.argsort(-blended, kind="stable").astype(np.int32))
     expected = _core.take(docs, {**scores, "score": opinion, "blend": blended}, beside, order)
-    found = _core.reorder_by_opinion(docs, scores, beside, "score", logits, odds, prior, weight)
+    found = _core.reorder_by_opinion(docs, scores, beside, "score", logits, temperature, prior, weight)
     np.testing.assert_array_equal(found[0], expected[0])
     for one, other in zip(found[1:], expected[1:], strict=True):
         assert one is not None
@@ -304,7 +308,7 @@ def test_features_that_cannot_be_are_refused() -> None:
     with pytest.raises(TypeError, match="neither None nor a pair"):
         _core.weigh_features(docs, ["scaled"], values[:1])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="prior has 1 values for 2 logits"):
-        _core.reorder_by_opinion(docs, {}, None, "score", values[:2], values[:2], values[:1], 0.5)
+        _core.reorder_by_opinion(docs, {}, None, "score", values[:2], 1.0, values[:1], 0.5)
     in_order = np.array([9, 4, 7], np.int64)
     scores = np.array([2.0, 1.0, 1.0], np.float32)
     assert _core.ranked(in_order, scores, limit=3, count=10)[0].tolist() == [9, 4, 7]
