@@ -6,9 +6,9 @@
 #include <string>
 #include <thread>
 
+#include "core/relax.h"
 #include "cuda/error.h"
 #include "runtime/clock.h"
-#include "core/relax.h"
 
 namespace searchpipe::runtime {
 namespace {

@@ -4,8 +4,8 @@
 #include <string>
 #include <utility>
 
-#include "cuda/nvtx.h"
 #include "core/relax.h"
+#include "cuda/nvtx.h"
 #include "runtime/scorer.h"
 
 // A lone caller's way: no other thread takes part unless something goes wrong.

@@ -7,8 +7,8 @@
 #include <thread>
 #include <utility>
 
-#include "cuda/error.h"
 #include "core/relax.h"
+#include "cuda/error.h"
 
 namespace searchpipe::runtime {
 namespace {
