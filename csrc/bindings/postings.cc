@@ -1,9 +1,6 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
-#include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <filesystem>
 #include <limits>
 #include <optional>
@@ -16,6 +13,7 @@
 #include "core/postings_index.h"
 #include "core/postings_search.h"
 #include "core/postings_writer.h"
+#include "runtime/clock.h"
 
 namespace py = pybind11;
 
@@ -117,7 +115,6 @@ class HeldSearch {
     search_.emplace(*index_, std::move(texts), std::move(boosts), k, entries);
   }
 
-  PostingsSearch& operator*() { return *search_; }
   PostingsSearch* operator->() { return &*search_; }
 
   py::tuple found() {
@@ -140,12 +137,6 @@ py::tuple search(const std::shared_ptr<PostingsIndex>& index, const py::sequence
     search->run();
   }
   return search.found();
-}
-
-// A year stands for any longer wait: time points must not overflow.
-PostingsSearch::Clock::time_point after(double seconds) {
-  const std::chrono::duration<double> limit(seconds > 0.0 ? std::min(seconds, 3.15e7) : 0.0);
-  return PostingsSearch::Clock::now() + std::chrono::duration_cast<PostingsSearch::Clock::duration>(limit);
 }
 
 }  // namespace
@@ -196,7 +187,7 @@ for it.)")
           "run",
           [](HeldSearch& search, double seconds) {
             py::gil_scoped_release release;
-            std::isinf(seconds) ? search->run() : search->run(after(seconds));
+            search->run(runtime::after_seconds(seconds));
           },
           py::arg("seconds") = std::numeric_limits<double>::infinity(),
           R"(Work on it until nothing is left that no thread has begun, about `seconds` at most. The GIL is released.
@@ -207,7 +198,7 @@ What goes wrong is told by found().)")
           [](HeldSearch& search, double seconds) {
             if (search->ended()) return true;
             py::gil_scoped_release release;
-            return search->wait(after(seconds));
+            return search->wait(runtime::after_seconds(seconds));
           },
           py::arg("seconds") = std::numeric_limits<double>::infinity(),
           R"(Whether nothing is left and no thread works on it any more, after `seconds` at most. The GIL is released.

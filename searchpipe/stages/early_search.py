@@ -142,17 +142,15 @@ class EarlySearch:
                 return self._source.search(work, self._depth, self._mask)
         work.deadline.check_cancelled()
         limit = max(0.0, work.allowance()) if optional else math.inf
-        divided = self._divided
-        known = not self._ended.locked() if divided is None else divided.ended
-        if math.isinf(limit) or known:
+        if math.isinf(limit) or self._known():
             work.mark()
-            self._wait(divided, math.inf)
+            self._wait(math.inf)
             work.mark()
         else:
             with work.waiting(limit):
-                if not self._wait(divided, limit):
+                if not self._wait(limit):
                     return None
-        if divided is not None:
+        if (divided := self._divided) is not None:
             found = divided.found()
             work.observe(name, self._depth, divided.seconds)
             return found
@@ -166,12 +164,17 @@ class EarlySearch:
         work.observe(name, self._depth, self._seconds)
         return self._found
 
-    def _wait(self, divided: DividedSearch | None, limit_s: float) -> bool:
+    def _known(self) -> bool:
+        """Whether it has ended."""
+        divided = self._divided
+        return not self._ended.locked() if divided is None else divided.ended
+
+    def _wait(self, limit_s: float) -> bool:
         """Whether it has ended, on this thread, too, or on the other, after ``limit_s`` at most."""
-        if divided is None:
-            return self._ended.acquire(
-                timeout=-1 if math.isinf(limit_s) else min(limit_s, threading.TIMEOUT_MAX)
-            )
+        divided = self._divided
+        if divided is None:  # perhaps not yet: the other thread does it all then
+            timeout_s = -1 if math.isinf(limit_s) else min(limit_s, threading.TIMEOUT_MAX)
+            return self._ended.acquire(timeout=timeout_s)
         begin = time.perf_counter()
         if not divided.ended:
             divided.run(limit_s)

@@ -100,6 +100,26 @@ def test_who_joins_works_on_it_too(begun, optional):
     assert work.costs.predict("lexical", 3) == told.predict("lexical", 3)
 
 
+@pytest.mark.parametrize("budget_ms", [math.inf, 60_000.0])
+def test_who_joins_before_the_other_thread_has_divided_it_gets_the_answer(make_work, budget_ms):
+    divided, gate = Divided(lonely=True), threading.Event()
+    divided.second.set()
+
+    class Slow(Source):
+        def divided(self, work, depth, mask):
+            super().divided(work, depth, mask)
+            assert gate.wait(LONG)
+            return divided
+
+    source, work = Slow(divided), make_work(budget_ms=budget_ms)
+    with ThreadPoolExecutor(1) as pool:
+        search = EarlySearches(pool).begin(source, work, 3, None)
+        assert source.begun.wait(LONG)
+        threading.Timer(0.05, gate.set).start()
+        assert search.join(work, optional=True)[0].tolist() == [7]
+    assert divided.threads != [threading.get_ident()]
+
+
 def test_who_has_nothing_else_to_do_helps(begun):
     divided = Divided()
     search, work = begun(divided)
