@@ -133,8 +133,7 @@ class TextPacker:
         device_output: int,
     ) -> Ticket: ...
 
-def token_ids(ids: list[int], most: int) -> NDArray[np.int32]: ...
-
+@final
 class PairPacker:
     def __init__(
         self,
@@ -206,6 +205,7 @@ def ranked(
     ids: NDArray[np.int64], scores: NDArray[np.float32], *, limit: int, count: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
 def scale_to_unit(column: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float32]: ...
+def token_ids(ids: list[int], most: int) -> NDArray[np.int32]: ...
 def blend_opinion(
     logits: NDArray[np.float32],
     odds_against: NDArray[np.float32],
