@@ -52,7 +52,7 @@ $(build)/$(1)/library.a: $(objects:%=$(build)/$(1)/%)
 $(build)/$(1)/stress_%: $(build)/$(1)/tests/stress_%.o $(build)/$(1)/library.a
 	$$(CXX) $(common) $(flags_$(1)) $$^ -ldl -o $$@
 # The fake driver that the runtime's program runs on, under the same sanitizer.
-$(build)/$(1)/fake_cuda.so: csrc/tests/fake_cuda/fake_cuda.cc $(wildcard csrc/tests/fake_cuda/*.h) $(build)/flags
+$(build)/$(1)/fake_cuda.so: csrc/tests/fake_cuda/fake_cuda.cc $(wildcard csrc/tests/fake_cuda/*.h csrc/runtime/*.cu) $(build)/flags
 	@mkdir -p $$(@D)
 	$$(CXX) $(common) $(flags_$(1)) -fPIC -shared $$< -o $$@
 -include $(wildcard $(build)/$(1)/*/*.d)

@@ -516,6 +516,10 @@ class BucketReport:
     @property
     def graph_nodes(self) -> int: ...
     @property
+    def replaced_nodes(self) -> int: ...
+    @property
+    def kept_nodes(self) -> str: ...
+    @property
     def milliseconds(self) -> float: ...
     @property
     def device_bytes(self) -> int: ...
@@ -530,6 +534,7 @@ class GraphEngine:
         inputs: int = 3,
         output_width: int = 1,
         longest_row: int = 0,
+        straight_line: bool = True,
     ) -> None: ...
     @property
     def buckets(self) -> list[tuple[int, int]]: ...
@@ -540,6 +545,7 @@ class GraphEngine:
     def addresses(self, rows: int, tokens: int) -> tuple[list[int], int]: ...
     def set_enqueue(self, enqueue: Callable[[int, tuple[int, int], list[int], int, int], None]) -> None: ...
     def prepare(self, *, capture: bool = True, why_not: str = ...) -> None: ...
+    def launch(self, index: int) -> None: ...
     def close(self) -> None: ...
     @property
     def reports(self) -> list[BucketReport]: ...
@@ -646,6 +652,59 @@ class ScorerStats:
     @property
     def lone_batches(self) -> int: ...
 
+_HeadTerm = tuple[Literal["fused", "list", "by document", "by place"], Any, float]
+
+@final
+class HeadPlan:
+    def __init__(
+        self,
+        found: dict[str, tuple[NDArray[np.int32], NDArray[np.float32]] | None],
+        weights: dict[str, float],
+        method: Literal["rrf", "minmax"],
+        k: float,
+        formula: Sequence[_HeadTerm] | None,
+        depth: int,
+        packer: PairPacker,
+        store: TokenStore,
+        query: NDArray[np.int32],
+        priority: int = 0,
+    ) -> None: ...
+    def begin(
+        self,
+        docs: NDArray[np.int32],
+        scores: NDArray[np.float32],
+        scorer: Scorer,
+        cost: RequestCost,
+        allowance_s: float,
+        wait_s: float,
+        handover_s: float,
+        margin: float,
+    ) -> Flight | None: ...
+    def rehearse(
+        self, docs: NDArray[np.int32], scores: NDArray[np.float32], scorer: Scorer, cost: RequestCost
+    ) -> None: ...
+    @property
+    def ticket(self) -> Ticket: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def deadline(self) -> float | None: ...
+    def fused(self, name: str) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]: ...
+    def ordered(
+        self, fused_name: str, name: str
+    ) -> tuple[NDArray[np.int32], dict[str, NDArray[np.float32]]]: ...
+
+@final
+class Flight:
+    def finish(
+        self,
+        timeout: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        before_end: Callable[[], None] | None = None,
+    ) -> bool: ...
+
 @final
 class Scorer:
     def __init__(
@@ -687,6 +746,7 @@ class Scorer:
         meanwhile: Callable[[], None] | None = None,
         before_end: Callable[[], None] | None = None,
     ) -> bool: ...
+    def begin(self, ticket: Ticket) -> Flight: ...
     def submit_pairs(
         self,
         packer: PairPacker,

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/gil.h"
+
 // What bindings share to take NumPy arrays in and hand them out. Call with the GIL held; the spans stay valid
 // without it for as long as their array object is kept.
 namespace searchpipe::bindings {
@@ -20,7 +22,7 @@ std::string dtype_name() {
 
 template <class T>
 struct InputVector {
-  pybind11::array_t<T, pybind11::array::c_style> array;
+  Kept<pybind11::array_t<T, pybind11::array::c_style>> array;
 
   std::span<const T> span() const { return {array.data(), static_cast<std::size_t>(array.size())}; }
 };

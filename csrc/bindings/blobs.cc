@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 #include "core/blob_table.h"
 #include "core/message.h"
@@ -87,7 +88,7 @@ class BoundBlobs {
   std::size_t touch(const py::object& docs, double seconds) const {
     const Numbers numbers(docs);
     Touch memory(seconds);
-    const py::gil_scoped_release released;
+    const ReleaseGil released;
     std::size_t row = 0;
     for (; row < numbers.size() && memory.has_time(); ++row) {
       const std::int64_t number = numbers[row];

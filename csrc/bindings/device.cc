@@ -37,7 +37,7 @@ void write(const DeviceBuffer& buffer, const py::array& array, std::size_t offse
   const auto bytes = static_cast<std::size_t>(array.nbytes());
   check_range(buffer, offset, bytes);
   const void* data = array.data();
-  py::gil_scoped_release release;
+  ReleaseGil release;
   Stream stream(buffer.device());
   stream.copy_to_device(buffer.address() + offset, data, bytes);
   stream.synchronize();
@@ -50,7 +50,7 @@ void read(const DeviceBuffer& buffer, py::array& array, std::size_t offset) {
   const auto bytes = static_cast<std::size_t>(array.nbytes());
   check_range(buffer, offset, bytes);
   void* data = array.mutable_data();
-  py::gil_scoped_release release;
+  ReleaseGil release;
   Stream stream(buffer.device());
   stream.copy_to_host(data, buffer.address() + offset, bytes);
   stream.synchronize();
@@ -72,7 +72,7 @@ void register_device(py::module_& m) {
       .def_readonly("device_count", &cuda::Availability::device_count);
 
   m.def(
-      "cuda_available", [] { return cuda::availability(); }, py::call_guard<py::gil_scoped_release>(),
+      "cuda_available", [] { return cuda::availability(); }, py::call_guard<ReleaseGil>(),
       R"(Load the CUDA driver, once, and say whether it can be used: a CudaStatus, true if so.
 
 The library is the one that the environment variable SEARCHPIPE_LIBCUDA names, else libcuda.so.1; nothing else of
@@ -96,7 +96,7 @@ searchpipe.device.nvtx, which finds them. Raises ValueError if only one is 0. An
 That is the context of torch, cupy, FAISS and ONNX Runtime too: addresses and stream handles may be exchanged with
 them. Threads: any.)")
       .def(py::init([](int ordinal) { return Device::open(ordinal); }), py::arg("ordinal") = 0,
-           py::call_guard<py::gil_scoped_release>(),
+           py::call_guard<ReleaseGil>(),
            "Raises RuntimeError without a usable driver, IndexError for an unknown ordinal, CudaError.")
       .def_property_readonly("ordinal", &Device::ordinal)
       .def_property_readonly("name", &Device::name)
@@ -107,7 +107,7 @@ them. Threads: any.)")
           "Compute capability (major, minor).")
       .def_property_readonly("multiprocessors", &Device::multiprocessors)
       .def_property_readonly("total_bytes", &Device::total_bytes, "Memory of the device, in bytes.")
-      .def("free_bytes", &Device::free_bytes, py::call_guard<py::gil_scoped_release>(),
+      .def("free_bytes", &Device::free_bytes, py::call_guard<ReleaseGil>(),
            "Memory that is free now, in bytes. Raises CudaError.");
 
   py::class_<Stream, std::shared_ptr<Stream>>(
@@ -115,12 +115,12 @@ them. Threads: any.)")
       .def(py::init([](std::shared_ptr<Device> device, int priority) {
              return releasing(std::make_unique<Stream>(std::move(device), priority));
            }),
-           py::arg("device"), py::kw_only(), py::arg("priority") = 0,
-           py::call_guard<py::gil_scoped_release>(), "A lower priority number runs first. Raises CudaError.")
+           py::arg("device"), py::kw_only(), py::arg("priority") = 0, py::call_guard<ReleaseGil>(),
+           "A lower priority number runs first. Raises CudaError.")
       .def_property_readonly(
           "handle", [](const Stream& it) { return reinterpret_cast<std::uintptr_t>(it.handle()); },
           "The CUstream, as a number.")
-      .def("synchronize", &Stream::synchronize, py::call_guard<py::gil_scoped_release>(),
+      .def("synchronize", &Stream::synchronize, py::call_guard<ReleaseGil>(),
            "Wait for everything on the stream. Raises CudaError.")
       .def_property_readonly("capturing", &Stream::capturing);
 
@@ -130,7 +130,7 @@ them. Threads: any.)")
       .def(py::init([](std::shared_ptr<Device> device, std::size_t bytes) {
              return releasing(std::make_unique<DeviceBuffer>(std::move(device), bytes));
            }),
-           py::arg("device"), py::arg("nbytes"), py::call_guard<py::gil_scoped_release>(),
+           py::arg("device"), py::arg("nbytes"), py::call_guard<ReleaseGil>(),
            "Raises CudaError, naming the memory that is free.")
       .def_property_readonly("address", &DeviceBuffer::address)
       .def_property_readonly("nbytes", &DeviceBuffer::bytes)
@@ -145,13 +145,13 @@ them. Threads: any.)")
       .def(py::init([](std::shared_ptr<Device> device, const std::string& ptx, const std::string& entry) {
              return releasing(std::make_unique<Kernel>(std::move(device), ptx, entry));
            }),
-           py::arg("device"), py::arg("ptx"), py::arg("entry"), py::call_guard<py::gil_scoped_release>(),
+           py::arg("device"), py::arg("ptx"), py::arg("entry"), py::call_guard<ReleaseGil>(),
            "Raises CudaError for text that does not compile or has no such entry.")
       .def(
           "launch",
           [](const Kernel& kernel, std::uintptr_t stream, unsigned blocks, unsigned threads,
              const std::vector<std::uint64_t>& arguments) {
-            py::gil_scoped_release release;
+            ReleaseGil release;
             kernel.launch(reinterpret_cast<cuda::StreamHandle>(stream), blocks, threads, arguments);
           },
           py::arg("stream"), py::arg("blocks"), py::arg("threads"), py::arg("arguments"),

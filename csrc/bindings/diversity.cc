@@ -174,7 +174,7 @@ BoundSelection by_relevance(const py::object& relevance, std::int64_t k, const Q
   const std::size_t places = places_of(k);
   Selection selection;
   {
-    const py::gil_scoped_release released;
+    const ReleaseGil released;
     selection = select_by_relevance(values.span().data(), values.span().size(), places, rules);
   }
   return BoundSelection(std::move(selection));
@@ -187,7 +187,7 @@ std::size_t touch_rows(const py::object& vectors, const py::object& row_numbers,
   const auto bytes = static_cast<std::size_t>(values.shape(1)) * sizeof(float);
   const auto* const begin = reinterpret_cast<const std::byte*>(values.data());
   Touch memory(seconds);
-  const py::gil_scoped_release released;
+  const ReleaseGil released;
   std::size_t touched = 0;
   for (const std::int32_t row : rows.span()) {
     const bool exists = row >= 0 && row < count;  // whoever wants another will say so

@@ -12,6 +12,7 @@
 #include "bindings/module.h"
 #include "runtime/graph_engine.h"
 #include "runtime/host_executor.h"
+#include "runtime/packed_places.h"
 #include "runtime/staging_ring.h"
 
 namespace py = pybind11;
@@ -136,7 +137,7 @@ Packing, copy-in, compute and copy-out of different slots overlap. Several engin
             return releasing(std::make_unique<StagingRing>(std::move(lanes), slots, spin_s));
           }),
           py::arg("lanes"), py::kw_only(), py::arg("slots") = 3, py::arg("spin_s") = 150e-6,
-          py::call_guard<py::gil_scoped_release>(),
+          py::call_guard<ReleaseGil>(),
           R"(spin_s: seconds before a batch's expected end from which on its end is asked for again and again, and
 after it, if other batches run too, until which; the rest of the time is slept. With 0 nobody asks: the driver wakes
 whoever waits, some 50 us late, and no batch runs on the thread of a caller of Scorer.run().
@@ -188,11 +189,9 @@ py::tuple packed_places(const std::vector<std::int32_t>& lengths, std::int32_t r
                                   " with rows of 1 to " + std::to_string(longest_row) + " tokens");
     }
   }
-  std::vector<std::int32_t> block(shape.input_bytes(bucket) / sizeof(std::int32_t));
-  const SlotView at = slot_view(shape, bucket, block.data(), nullptr);
-  complete_rows(lengths, shape, bucket, at);
-  const auto copy = [](const std::int32_t* data, std::vector<py::ssize_t> dims) {
-    return py::array_t<std::int32_t>(std::move(dims), data);
+  const runtime::HostPlaces at = runtime::packed_places(lengths, longest_row, bucket);
+  const auto copy = [](const std::vector<std::int32_t>& from, std::vector<py::ssize_t> dims) {
+    return py::array_t<std::int32_t>(std::move(dims), from.data());
   };
   return py::make_tuple(copy(at.positions, {tokens}), copy(at.ends, {rows + 1}), copy(at.firsts, {rows}),
                         copy(at.token_offset, {rows, longest_row}));
@@ -225,7 +224,11 @@ Raises ValueError for a row that fits no bucket. What a Scorer does; pure.)");
           "(rows, tokens).")
       .def_readonly("captured", &BucketReport::captured, "Replayed from a CUDA graph.")
       .def_readonly("reason", &BucketReport::reason, "Why not captured; empty if it was.")
-      .def_readonly("graph_nodes", &BucketReport::graph_nodes)
+      .def_readonly("graph_nodes", &BucketReport::graph_nodes, "Kernels, memsets and copies in the graph.")
+      .def_readonly("replaced_nodes", &BucketReport::replaced_nodes,
+                    "Of them memsets and copies that became kernels.")
+      .def_readonly("kept_nodes", &BucketReport::kept_nodes,
+                    "The nodes that are no kernels, or why none was replaced; empty if all are kernels.")
       .def_readonly("milliseconds", &BucketReport::milliseconds,
                     "One batch on an idle device, median of three.")
       .def_readonly("device_bytes", &BucketReport::device_bytes, "Device memory that it took.");
@@ -237,18 +240,23 @@ The work is put on the engine's stream by a Python function, from and to address
 engine's life; prepare() captures it into one graph for each bucket, which C++ launches from then on.
 Threads: one at a time; after it was given to a StagingRing, none.)")
       .def(py::init([](std::shared_ptr<cuda::Device> device, const Pairs& buckets, std::int32_t inputs,
-                       std::int32_t output_width, std::int32_t longest_row) {
+                       std::int32_t output_width, std::int32_t longest_row, bool straight_line) {
              auto shape = make_shape(buckets, inputs, output_width, longest_row);
-             return releasing(std::make_unique<GraphEngine>(std::move(device), std::move(shape)));
+             return releasing(
+                 std::make_unique<GraphEngine>(std::move(device), std::move(shape), straight_line));
            }),
            py::arg("device"), py::arg("buckets"), py::kw_only(), py::arg("inputs") = 3,
-           py::arg("output_width") = 1, py::arg("longest_row") = 0, py::call_guard<py::gil_scoped_release>(),
+           py::arg("output_width") = 1, py::arg("longest_row") = 0, py::arg("straight_line") = true,
+           py::call_guard<ReleaseGil>(),
            R"(Allocate inputs and output for the largest of `buckets` (rows, tokens).
 
 inputs: int32 arrays that the model takes; output_width: float32 values a row. longest_row 0: padded rows, 2 or 3
 inputs [rows, tokens]: ids, mask and token types. Else packed rows of at most so many tokens, `tokens` of all rows
 together, 5 or 6 inputs: ids (tokens,), what packed_places() tells and token types (tokens,).
-Raises ValueError for impossible values, CudaError when memory is short.)")
+What packed_places() and the types tell is written on the device, before the model's work of every batch.
+straight_line: memsets and plain copies among the captured work become kernels that write the same, so that the driver
+launches the graph in one go; where that fails, graphs stay as captured.
+Raises ValueError for impossible values, CudaError when memory is short or the driver refuses that kernel.)")
       .def_property_readonly(
           "buckets", [](const GraphEngine& it) { return buckets_of(it.shape()); },
           "Shapes (rows, tokens), smallest first.")
@@ -271,11 +279,17 @@ Raises ValueError for impossible values, CudaError when memory is short.)")
 It puts one batch of bucket `index` on `stream` (a handle) and returns without waiting. It is called on the thread of
 prepare(), and for buckets that were not captured on the scorer's own thread. If it refers to the engine, only close()
 ends that circle.)")
-      .def("close", &GraphEngine::close, py::call_guard<py::gil_scoped_release>(),
+      .def(
+          "launch", &GraphEngine::launch, py::arg("index"), py::call_guard<ReleaseGil>(),
+          R"(Put one batch of bucket `index` on the stream, of what its inputs hold, and return without waiting.
+
+What a StagingRing does between its copies; for measurements. Raises RuntimeError for a closed engine, IndexError,
+CudaError.)")
+      .def("close", &GraphEngine::close, py::call_guard<ReleaseGil>(),
            "Drop the graphs and the enqueue function, after the scorer that used the engine was closed.")
       .def(
           "prepare", &GraphEngine::prepare, py::kw_only(), py::arg("capture") = true,
-          py::arg("why_not") = "capture is switched off", py::call_guard<py::gil_scoped_release>(),
+          py::arg("why_not") = "capture is switched off", py::call_guard<ReleaseGil>(),
           R"(For each bucket, largest first: enqueue until no memory is taken any more, capture, time a replay.
 
 A bucket that cannot be captured keeps calling enqueue; its report says why (`why_not` where capture is false). Raises

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 
 namespace py = pybind11;
@@ -13,7 +14,7 @@ namespace {
 py::bytes to_bytes(const Histogram& histogram) {
   std::vector<std::byte> bytes;
   {
-    py::gil_scoped_release release;
+    ReleaseGil release;
     bytes = histogram.to_bytes();
   }
   return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -21,7 +22,7 @@ py::bytes to_bytes(const Histogram& histogram) {
 
 std::unique_ptr<Histogram> from_bytes(const py::bytes& data) {
   const auto view = static_cast<std::string_view>(data);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   return std::make_unique<Histogram>(Histogram::from_bytes(std::as_bytes(std::span(view))));
 }
 
@@ -29,7 +30,7 @@ py::array_t<double> quantiles(const Histogram& histogram, const py::object& obje
   const auto points = input_vector<double>(object, "points");
   std::vector<double> values;
   {
-    py::gil_scoped_release release;
+    ReleaseGil release;
     values = histogram.quantiles(points.span());
   }
   return to_array(std::move(values));
@@ -52,14 +53,14 @@ Threads: any number may call everything at once; recording never blocks.)")
           "record_many",
           [](Histogram& histogram, const py::object& object) {
             const auto values = input_vector<double>(object, "values");
-            py::gil_scoped_release release;
+            ReleaseGil release;
             histogram.record_many(values.span());
           },
           py::arg("values"), "Record float64 (n,). If one value is refused, none is recorded.")
       .def(
           "quantile",
           [](const Histogram& histogram, double q) {
-            py::gil_scoped_release release;
+            ReleaseGil release;
             return histogram.quantiles({&q, 1}).front();
           },
           py::arg("q"), R"(Estimate of the value of rank floor(q * (count - 1)), from 0 in ascending order.
@@ -67,7 +68,7 @@ Threads: any number may call everything at once; recording never blocks.)")
 NaN where nothing was recorded; ValueError for q outside of 0..1.)")
       .def("quantiles", &quantiles, py::arg("points"),
            "quantile() of each of float64 (n,), all from one state: float64 (n,).")
-      .def("merge", &Histogram::merge, py::arg("other"), py::call_guard<py::gil_scoped_release>(),
+      .def("merge", &Histogram::merge, py::arg("other"), py::call_guard<ReleaseGil>(),
            "Add what another histogram recorded. ValueError if its relative_error differs.")
       .def_property_readonly("relative_error", &Histogram::relative_error)
       .def_property_readonly("count", &Histogram::count, "Values recorded.")

@@ -21,5 +21,6 @@ PYBIND11_MODULE(_core, m) {
   register_engine(m);
   register_request_cost(m);
   register_scorer(m);
+  register_head_plan(m);
   register_text_packer(m);
 }

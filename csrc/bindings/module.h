@@ -23,6 +23,7 @@ void register_readback(pybind11::module_& m);      // after register_device
 void register_engine(pybind11::module_& m);        // after register_device
 void register_request_cost(pybind11::module_& m);  // after register_engine
 void register_scorer(pybind11::module_& m);        // after register_engine
+void register_head_plan(pybind11::module_& m);     // after register_scorer
 void register_text_packer(pybind11::module_& m);   // after register_scorer
 
 }  // namespace searchpipe::bindings

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 
 namespace py = pybind11;
@@ -111,7 +112,7 @@ struct Pairs {
 Layout layout_of(const PairPacker& packer, const Pairs& pairs, const TokenStore& store) {
   PackedLayout layout;
   {
-    py::gil_scoped_release release;
+    ReleaseGil release;
     layout = packer.layout(pairs.batch, store);
   }
   return Layout(std::move(layout));
@@ -131,7 +132,7 @@ Layout pack_into(const PairPacker& packer, const Pairs& pairs, const TokenStore&
                  const PackOutputs& outputs) {
   PackedLayout layout;
   {
-    py::gil_scoped_release release;
+    ReleaseGil release;
     layout = packer.pack(pairs.batch, store, outputs);
   }
   return Layout(std::move(layout));

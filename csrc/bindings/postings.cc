@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 #include "core/postings_index.h"
 #include "core/postings_search.h"
@@ -69,7 +70,7 @@ void append(PostingsWriter& writer, const py::sequence& document) {
   const Fields fields = terms_of(document, kept);
   // Some microseconds, for which the GIL is kept: getting it back may take longer.
   if (writer.append(fields)) {
-    py::gil_scoped_release release;
+    ReleaseGil release;
     writer.spill_if_due();
   }
 }
@@ -79,7 +80,7 @@ void append_many(PostingsWriter& writer, const py::sequence& documents) {
   std::vector<Fields> texts;
   texts.reserve(documents.size());
   for (const py::handle document : documents) texts.push_back(terms_of(document, kept));
-  py::gil_scoped_release release;
+  ReleaseGil release;
   for (const Fields& fields : texts) {
     if (writer.append(fields)) writer.spill_if_due();
   }
@@ -87,7 +88,7 @@ void append_many(PostingsWriter& writer, const py::sequence& documents) {
 
 void leave(PostingsWriter& writer, const py::object& type, const py::object&, const py::object&) {
   const bool failed = !type.is_none();
-  py::gil_scoped_release release;
+  ReleaseGil release;
   failed ? writer.abandon() : writer.close();
 }
 
@@ -133,7 +134,7 @@ py::tuple search(const std::shared_ptr<PostingsIndex>& index, const py::sequence
                  std::vector<double> boosts, std::int64_t k, const py::object& mask) {
   HeldSearch search(index, terms, std::move(boosts), k, mask);
   {
-    py::gil_scoped_release release;
+    ReleaseGil release;
     search->run();
   }
   return search.found();
@@ -149,7 +150,7 @@ to a temporary file beside the index. The index appears under its name, whole an
 a `with` block ends without an exception).
 Threads: calls from several threads are safe; the order of documents is the order of the calls.)")
       .def(py::init([](const std::filesystem::path& path, std::size_t fields, std::size_t memory_bytes) {
-             py::gil_scoped_release release;
+             ReleaseGil release;
              return std::make_unique<PostingsWriter>(path.string(), fields, memory_bytes);
            }),
            py::arg("path"), py::kw_only(), py::arg("fields"),
@@ -167,11 +168,11 @@ is full (then the writer is abandoned).)")
 
 Raises as append() does. Where a document is refused for its number of fields, those before it were added.)")
       .def(
-          "close", &PostingsWriter::close, py::call_guard<py::gil_scoped_release>(),
+          "close", &PostingsWriter::close, py::call_guard<ReleaseGil>(),
           R"(Merge what was spilled, fsync, rename to the final name, fsync the folder. A second call does nothing.
 
 Raises OSError (the temporary files are removed), ValueError if the writer was abandoned.)")
-      .def("abandon", &PostingsWriter::abandon, py::call_guard<py::gil_scoped_release>(),
+      .def("abandon", &PostingsWriter::abandon, py::call_guard<ReleaseGil>(),
            "Remove the temporary files and publish nothing. Does nothing after close().")
       .def("__enter__", [](py::object self) { return self; })
       .def("__exit__", &leave, py::arg("exc_type"), py::arg("exc"), py::arg("traceback"))
@@ -186,7 +187,7 @@ for it.)")
       .def(
           "run",
           [](HeldSearch& search, double seconds) {
-            py::gil_scoped_release release;
+            ReleaseGil release;
             search->run(runtime::after_seconds(seconds));
           },
           py::arg("seconds") = std::numeric_limits<double>::infinity(),
@@ -197,7 +198,7 @@ What goes wrong is told by found().)")
           "wait",
           [](HeldSearch& search, double seconds) {
             if (search->ended()) return true;
-            py::gil_scoped_release release;
+            ReleaseGil release;
             return search->wait(runtime::after_seconds(seconds));
           },
           py::arg("seconds") = std::numeric_limits<double>::infinity(),
@@ -221,7 +222,7 @@ Raises RuntimeError for a damaged index.)")
 Threads: immutable; any number of threads may search at once, each keeps 320 KiB for it. Do not truncate the file in
 place while it is open (replace it by rename, as PostingsWriter does).)")
       .def(py::init([](const std::filesystem::path& path, bool verify) {
-             py::gil_scoped_release release;
+             ReleaseGil release;
              return std::make_shared<PostingsIndex>(path.string(), verify);
            }),
            py::arg("path"), py::kw_only(), py::arg("verify") = true, R"(Open the index at `path`, read-only.

@@ -21,7 +21,7 @@ bool wait(const Readback& it, double seconds) {
   if (std::isnan(seconds)) throw py::value_error("seconds is NaN");
   if (it.done()) return true;  // most often, and not worth giving the GIL up
   if (!(seconds > 0.0)) return false;
-  py::gil_scoped_release release;
+  ReleaseGil release;
   return it.wait(seconds);
 }
 
@@ -50,7 +50,7 @@ that it is there. Freed with the object, which waits for a copy on its way. Thre
       .def(py::init([](const std::shared_ptr<cuda::Device>& device, std::size_t bytes) {
              return releasing(std::make_unique<Readback>(device, bytes));
            }),
-           py::arg("device"), py::arg("nbytes"), py::call_guard<py::gil_scoped_release>(),
+           py::arg("device"), py::arg("nbytes"), py::call_guard<ReleaseGil>(),
            "Raises CudaError when device or pinned memory is short.")
       .def_property_readonly("address", &Readback::address, "Of the device memory.")
       .def_property_readonly("nbytes", &Readback::bytes)

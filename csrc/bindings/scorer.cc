@@ -3,12 +3,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cmath>
 #include <exception>
-#include <functional>
 #include <utility>
 
 #include "bindings/arrays.h"
+#include "bindings/flight.h"
 #include "bindings/gil.h"
 #include "bindings/module.h"
 #include "bindings/request_options.h"
@@ -29,8 +28,7 @@ using runtime::ScorerStats;
 using runtime::Ticket;
 using runtime::TicketStatus;
 
-constexpr double kSignalCheckSeconds = 0.1;  // how late Ctrl-C may come through a wait
-constexpr std::size_t kLongRequest = 1024;   // rows (some 50 us) from which on preparing it releases the GIL
+constexpr std::size_t kLongRequest = 1024;  // rows (some 50 us) from which on preparing it releases the GIL
 
 void translate(std::exception_ptr pending) {
   const auto raise = [](const char* name, const char* text) {
@@ -82,29 +80,9 @@ std::shared_ptr<Ticket> prepare_texts(const Scorer& scorer, const py::sequence& 
 template <auto prepare, class... Arguments>
 std::shared_ptr<Ticket> submit(Scorer& scorer, Arguments... arguments) {
   std::shared_ptr<Ticket> ticket = prepare(scorer, std::forward<Arguments>(arguments)...);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   scorer.submit(ticket);
   return ticket;
-}
-
-// `wait(seconds)` again and again without the GIL, until it answers true or the time is up.
-template <class Wait>
-bool wait_in_slices(std::optional<double> timeout, Wait wait) {
-  if (timeout && std::isnan(*timeout)) throw py::value_error("timeout is NaN; pass seconds, or None");
-  const auto start = Clock::now();
-  for (;;) {
-    double slice = kSignalCheckSeconds;
-    if (timeout) {
-      const double left = *timeout - std::chrono::duration<double>(Clock::now() - start).count();
-      slice = std::min(slice, std::max(left, 0.0));
-    }
-    {
-      py::gil_scoped_release release;
-      if (wait(slice)) return true;
-    }
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    if (timeout && std::chrono::duration<double>(Clock::now() - start).count() >= *timeout) return false;
-  }
 }
 
 bool wait(const Ticket& ticket, std::optional<double> timeout) {
@@ -112,28 +90,13 @@ bool wait(const Ticket& ticket, std::optional<double> timeout) {
 }
 
 bool run(Scorer& scorer, const std::shared_ptr<Ticket>& ticket, std::optional<double> timeout,
-         std::optional<py::function> meanwhile, std::optional<py::function> before_end) {
-  std::exception_ptr raised;
-  const auto call = [&raised](const std::optional<py::function>& function) -> std::function<void()> {
-    if (!function) return nullptr;
-    return [&raised, &function] {
-      py::gil_scoped_acquire acquire;
-      try {
-        (*function)();
-      } catch (...) {
-        if (!raised) raised = std::current_exception();
-      }
-    };
-  };
-  std::function<void()> spare = call(meanwhile);
-  std::function<void()> late = call(before_end);
-  return wait_in_slices(timeout, [&](double seconds) {
-    const bool ended =
-        scorer.run(ticket, seconds, std::exchange(spare, nullptr), std::exchange(late, nullptr));
-    // What it raised is handed on without the GIL, which its holder takes again before it looks.
-    if (raised) std::rethrow_exception(std::exchange(raised, nullptr));
-    return ended;
-  });
+         const std::optional<py::function>& meanwhile, const std::optional<py::function>& before_end) {
+  return run_with_callbacks(
+      timeout, meanwhile, before_end,
+      [&](double seconds, const auto& spare, const auto& late) {
+        return scorer.run(ticket, seconds, spare, late);
+      },
+      [&](double seconds) { return ticket->wait(seconds); });
 }
 
 py::array_t<float> scores(const Ticket& ticket) {
@@ -176,12 +139,13 @@ bool holds(const Ticket& ticket, const py::object& values) {
 
 void on_done(Ticket& ticket, py::function callback) {
   GilFunction held(std::move(callback));
-  py::gil_scoped_release release;
+  ReleaseGil release;
   ticket.on_done([held] {
     try {
       held.call([] { return py::tuple(); });
     } catch (const std::exception& error) {
-      py::gil_scoped_acquire acquire;
+      if (python_has_ended()) return;
+      AcquireGil acquire;
       PyErr_SetString(PyExc_RuntimeError, error.what());
       PyErr_WriteUnraisable(nullptr);
     }
@@ -200,7 +164,7 @@ Threads: any thread may call everything.)")
       .def_property_readonly("status", &status_name,
                              R"("pending", "done", "failed", "cancelled" or "closed".)")
       .def("done", &Ticket::done, "True once the status is not pending.")
-      .def("cancel", &Ticket::cancel, py::call_guard<py::gil_scoped_release>(),
+      .def("cancel", &Ticket::cancel, py::call_guard<ReleaseGil>(),
            "End the request if it is pending, and say whether it was. What the device has begun runs on "
            "unseen.")
       .def("on_done", &on_done, py::arg("callback"),
@@ -251,6 +215,16 @@ Raises CudaError. Keeps the GIL: one short driver call.)");
       .def_readonly("lone_batches", &ScorerStats::lone_batches,
                     "Of `batches`, those that the thread that asked began itself.");
 
+  py::class_<Flight>(m, "Flight", R"(A request that Scorer.begin has put on its way.
+
+What is dropped unfinished ends on the scorer's own threads, seen by its ticket. For one thread at a time; it keeps its
+scorer.)")
+      .def("finish", &Flight::finish, py::arg("timeout") = py::none(), py::arg("meanwhile") = py::none(),
+           py::arg("before_end") = py::none(),
+           "The second half of Scorer.run: meanwhile() and the wait for the end, with the same arguments; "
+           "True "
+           "once the request ended. Called once.");
+
   py::class_<Scorer, std::shared_ptr<Scorer>>(m, "Scorer", R"(Scores the rows of many callers on one executor.
 
 Requests that wait are merged, their rows cut into batches of similar length, packed straight into the executor's
@@ -288,7 +262,7 @@ Raises IndexError for a document that does not exist, ValueError for a row longe
 Texts of more than max_tokens - 2 tokens are cut. The rest is as in prepare_pairs.)")
       .def(
           "submit", py::overload_cast<const std::shared_ptr<Ticket>&>(&Scorer::submit), py::arg("ticket"),
-          py::call_guard<py::gil_scoped_release>(),
+          py::call_guard<ReleaseGil>(),
           R"(Queue what prepare_pairs or prepare_texts of this scorer gave, unless it was queued or has ended.
 
 Raises OverloadedError, ClosedError, ValueError for another scorer's ticket.)")
@@ -303,6 +277,16 @@ being woken. `meanwhile` is called once, on this thread, when the request is on 
 when the end is near: for a caller whose batch this thread watches, if nobody else waits or runs in this scorer, with as
 much time (350 us at first) as it has taken before; never once the batch has ended. It is for what makes the caller
 quick afterwards. Raises as submit; what the two raise comes out when the request has ended, or after 0.1 s.)")
+      .def(
+          "begin",
+          [](Scorer& scorer, const std::shared_ptr<Ticket>& ticket) {
+            return std::make_unique<Flight>(scorer, ticket);
+          },
+          py::arg("ticket"), py::keep_alive<0, 1>(),
+          R"(The first half of run(ticket): the request is on its way when this returns. A Flight, to be finished.
+
+For a caller with something to do that needs neither the scores nor the time before the device has begun. Raises as
+submit.)")
       .def("submit_pairs",
            &submit<&prepare_pairs, const PairPacker&, std::shared_ptr<TokenStore>, const py::object&,
                    const py::object&, std::optional<double>, std::int32_t, std::uint64_t>,
@@ -316,8 +300,7 @@ quick afterwards. Raises as submit; what the two raise comes out when the reques
            py::arg("max_tokens") = 512, py::arg("deadline") = py::none(), py::arg("priority") = 0,
            py::arg("device_output") = 0, "prepare_texts and submit: for callers that do not wait at once.")
       .def(
-          "close", &Scorer::close, py::kw_only(), py::arg("drain") = true,
-          py::call_guard<py::gil_scoped_release>(),
+          "close", &Scorer::close, py::kw_only(), py::arg("drain") = true, py::call_guard<ReleaseGil>(),
           R"(Refuse new requests, finish those that wait (or, with drain=False, end them as "closed"), stop the threads.
 
 A second call does nothing. Not from a callback of on_done.)")

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "bindings/gil.h"
 #include "bindings/module.h"
 #include "core/token_store_writer.h"
 
@@ -31,7 +32,7 @@ py::array_t<std::int32_t> tokens(const TokenStore& store, std::int64_t document)
   const TokenRange range = store.range(document);
   py::array_t<std::int32_t> ids(range.length);
   std::int32_t* const out = ids.mutable_data();
-  py::gil_scoped_release release;
+  ReleaseGil release;
   store.copy(range, range.length, out);
   return ids;
 }
@@ -43,7 +44,7 @@ py::array_t<std::int32_t> lengths(const TokenStore& store, const py::object& doc
   const std::int64_t count = wanted ? wanted->array.size() : store.size();
   py::array_t<std::int32_t> result(count);
   std::int32_t* const out = result.mutable_data();
-  py::gil_scoped_release release;
+  ReleaseGil release;
   for (std::int64_t i = 0; i < count; ++i) {
     out[i] = store.range(wanted ? selected[static_cast<std::size_t>(i)] : i).length;
   }
@@ -52,7 +53,7 @@ py::array_t<std::int32_t> lengths(const TokenStore& store, const py::object& doc
 
 std::int64_t append(TokenStoreWriter& writer, const py::object& object) {
   const auto ids = input_vector<std::int32_t>(object, "ids");
-  py::gil_scoped_release release;
+  ReleaseGil release;
   return writer.append(ids.span());
 }
 
@@ -63,13 +64,13 @@ void append_many(TokenStoreWriter& writer, const py::sequence& documents) {
   for (const py::handle document : documents) {
     kept.push_back(input_vector<std::int32_t>(document, "a document's ids"));
   }
-  py::gil_scoped_release release;
+  ReleaseGil release;
   for (const auto& ids : kept) writer.append(ids.span());
 }
 
 void leave(TokenStoreWriter& writer, const py::object& type, const py::object&, const py::object&) {
   const bool failed = !type.is_none();
-  py::gil_scoped_release release;
+  ReleaseGil release;
   failed ? writer.abandon() : writer.close();
 }
 
@@ -84,7 +85,7 @@ Memory use is bounded. The file appears under its name, whole and durable, when 
 ends without an exception); until then it has a temporary name beside it, which is removed with the writer.
 Threads: calls from several threads are safe; the order of documents is the order of the calls.)")
       .def(py::init([](const std::filesystem::path& path, std::int64_t vocab_size) {
-             py::gil_scoped_release release;
+             ReleaseGil release;
              return std::make_unique<TokenStoreWriter>(path.string(), vocab_size);
            }),
            py::arg("path"), py::kw_only(), py::arg("vocab_size") = 0,
@@ -100,11 +101,11 @@ the disk is full (then the writer is abandoned).)")
            R"(Add a sequence of documents, each int32 (n,), in its order; the GIL is released once.
 
 Raises as append() does. Where an id is refused, the documents before its own were added.)")
-      .def("close", &TokenStoreWriter::close, py::call_guard<py::gil_scoped_release>(),
+      .def("close", &TokenStoreWriter::close, py::call_guard<ReleaseGil>(),
            R"(Write the header, fsync, rename to the final name, fsync the folder. A second call does nothing.
 
 Raises OSError (the temporary files are removed), ValueError if the writer was abandoned.)")
-      .def("abandon", &TokenStoreWriter::abandon, py::call_guard<py::gil_scoped_release>(),
+      .def("abandon", &TokenStoreWriter::abandon, py::call_guard<ReleaseGil>(),
            "Remove the temporary files and publish nothing. Does nothing after close().")
       .def("__enter__", [](py::object self) { return self; })
       .def("__exit__", &leave, py::arg("exc_type"), py::arg("exc"), py::arg("traceback"))
@@ -117,7 +118,7 @@ Raises OSError (the temporary files are removed), ValueError if the writer was a
 Threads: immutable; any number of threads may call everything at once. Do not truncate the file in place while it is
 open (replace it by rename, as TokenStoreWriter does).)")
       .def(py::init([](const std::filesystem::path& path, bool verify) {
-             py::gil_scoped_release release;
+             ReleaseGil release;
              return std::make_shared<TokenStore>(path.string(), verify);
            }),
            py::arg("path"), py::kw_only(), py::arg("verify") = true, R"(Open the store at `path`, read-only.

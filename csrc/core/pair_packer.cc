@@ -5,6 +5,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "core/longest_first.h"
 #include "core/message.h"
 
 namespace searchpipe {
@@ -55,19 +56,15 @@ void write_mask(std::span<const std::int32_t> lengths, const OutputMatrix& out) 
   }
 }
 
-// 0 for [CLS] query [SEP], 1 for document [SEP]; returns where the row ends.
-template <class Element, class Row>
-Element* write_types(const Row& row, Element* out) {
-  const std::int32_t second = row.document_tokens + 1;
-  return std::fill_n(std::fill_n(out, row.length - second, Element{0}), second, Element{1});
-}
-
-// The same for all rows, and 0 for padding.
+// 0 for [CLS] query [SEP], 1 for document [SEP], 0 for padding.
 template <class Element, class Rows>
 void write_types(const Rows& rows, const OutputMatrix& out) {
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    Element* const end = write_types(rows[i], row_of<Element>(out, i));
-    std::fill_n(end, out.columns - rows[i].length, Element{0});
+    const std::int32_t length = rows[i].length;
+    const std::int32_t second = rows[i].document_tokens + 1;
+    Element* const begin = row_of<Element>(out, i);
+    Element* const end = std::fill_n(std::fill_n(begin, length - second, Element{0}), second, Element{1});
+    std::fill_n(end, out.columns - length, Element{0});
   }
 }
 
@@ -95,21 +92,6 @@ std::span<const std::int32_t> query_of(const PairBatch& batch, std::size_t posit
                                     batch.queries.size(), " queries"));
   }
   return batch.queries[static_cast<std::size_t>(query)];
-}
-
-// row -> position, longest first and stable: a counting sort, since lengths are few and small.
-std::vector<std::int32_t> longest_first(std::span<const std::int32_t> lengths) {
-  if (lengths.empty()) return {};
-  const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
-  std::vector<std::int32_t> start(static_cast<std::size_t>(*longest - *shortest) + 2);
-  for (const std::int32_t length : lengths) ++start[static_cast<std::size_t>(*longest - length) + 1];
-  for (std::size_t i = 1; i < start.size(); ++i) start[i] += start[i - 1];
-  std::vector<std::int32_t> order(lengths.size());
-  for (std::size_t i = 0; i < lengths.size(); ++i) {
-    const auto row = start[static_cast<std::size_t>(*longest - lengths[i])]++;
-    order[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(i);
-  }
-  return order;
 }
 
 }  // namespace
@@ -181,9 +163,15 @@ std::vector<PairPacker::Row> PairPacker::plan(const PairBatch& batch, const Toke
 
 std::int64_t PairPacker::lengths(std::span<const std::int32_t> query, std::span<const std::int32_t> docs,
                                  const TokenStore& store, std::span<std::int32_t> out) const {
-  if (out.size() != docs.size()) {
-    throw std::invalid_argument(
-        message("out has room for ", out.size(), " lengths, ", docs.size(), " documents need one each"));
+  return lengths(query, docs, store, out, {});
+}
+
+std::int64_t PairPacker::lengths(std::span<const std::int32_t> query, std::span<const std::int32_t> docs,
+                                 const TokenStore& store, std::span<std::int32_t> out,
+                                 std::span<TokenRange> kept) const {
+  if (out.size() != docs.size() || (!kept.empty() && kept.size() != docs.size())) {
+    throw std::invalid_argument(message("out has room for ", out.size(), " lengths and ", kept.size(),
+                                        " ranges, ", docs.size(), " documents need one each"));
   }
   check_count(docs.size());
   check_queries({&query, 1});
@@ -191,13 +179,24 @@ std::int64_t PairPacker::lengths(std::span<const std::int32_t> query, std::span<
   for (const std::int32_t doc : docs) store.prefetch_range(doc);
   std::int64_t total = 0;
   for (std::size_t i = 0; i < docs.size(); ++i) {
-    const TokenRange document = store.range(docs[i]);
-    const std::int32_t kept = kept_of_document(document.length, query_tokens);
-    store.prefetch(document, kept);
-    out[i] = query_tokens + kept + kSpecialTokens;
+    TokenRange document = store.range(docs[i]);
+    document.length = kept_of_document(document.length, query_tokens);
+    store.prefetch(document, document.length);
+    if (!kept.empty()) kept[i] = document;
+    out[i] = query_tokens + document.length + kSpecialTokens;
     total += out[i];
   }
   return total;
+}
+
+std::int32_t* PairPacker::write_row(std::span<const std::int32_t> query, TokenRange document,
+                                    const TokenStore& store, std::int32_t* out) const {
+  const auto query_tokens = static_cast<std::size_t>(kept_of_query(query.size()));
+  return write_ids({query.first(query_tokens), document, document.length, 0, 0}, store, out);
+}
+
+std::int32_t PairPacker::tokens_before_document(std::span<const std::int32_t> query) const {
+  return kept_of_query(query.size()) + 2;
 }
 
 PackedLayout PairPacker::layout(const PairBatch& batch, const TokenStore& store) const {
@@ -224,18 +223,6 @@ void PairPacker::write_ids(std::span<const Row> rows, const TokenStore& store,
     Id* const end = write_ids(rows[i], store, row_of<Id>(out, i));
     std::fill_n(end, out.columns - rows[i].length, static_cast<Id>(special_.pad));
   }
-}
-
-PackedLayout PairPacker::pack_flat(const PairBatch& batch, const TokenStore& store,
-                                   const FlatOutputs& outputs) const {
-  PackedLayout layout;
-  std::int32_t* ids = outputs.input_ids;
-  std::int32_t* types = outputs.token_type_ids;
-  for (const Row& row : plan(batch, store, layout)) {
-    ids = write_ids(row, store, ids);
-    if (types != nullptr) types = write_types(row, types);
-  }
-  return layout;
 }
 
 PackedLayout PairPacker::pack(const PairBatch& batch, const TokenStore& store,

@@ -57,12 +57,6 @@ struct PackOutputs {
   std::optional<OutputMatrix> token_type_ids;
 };
 
-// Arrays for rows one after the other, with room for total_tokens of their layout.
-struct FlatOutputs {
-  std::int32_t* input_ids;
-  std::int32_t* token_type_ids;  // or null
-};
-
 // Writes the inputs of a BERT-like cross-encoder straight into the caller's buffers.
 //
 // Truncation, for a query of q and a document of d tokens, keeps the first
@@ -83,18 +77,26 @@ class PairPacker {
   std::int64_t lengths(std::span<const std::int32_t> query, std::span<const std::int32_t> docs,
                        const TokenStore& store, std::span<std::int32_t> out) const;
 
+  // The same, and where the tokens are that are kept of each document.
+  std::int64_t lengths(std::span<const std::int32_t> query, std::span<const std::int32_t> docs,
+                       const TokenStore& store, std::span<std::int32_t> out,
+                       std::span<TokenRange> kept) const;
+
+  // Writes the ids of one row to `out`, without padding, and returns where it ends. `document` is what
+  // lengths() gave as kept behind this query.
+  std::int32_t* write_row(std::span<const std::int32_t> query, TokenRange document, const TokenStore& store,
+                          std::int32_t* out) const;
+  // Tokens of [CLS] query [SEP], the part of a row in front of its document.
+  std::int32_t tokens_before_document(std::span<const std::int32_t> query) const;
+
   // Fills rows 0..n - 1 of each buffer, all columns; rows after them are left as they are. Throws as layout()
   // does, and std::invalid_argument for a buffer that is too small, in which case nothing was written.
   PackedLayout pack(const PairBatch& batch, const TokenStore& store, const PackOutputs& outputs) const;
 
-  // The same rows in the same order without padding: a row begins where the one before it ends. The arrays'
-  // room is the caller's to check, by layout(). Throws as layout() does.
-  PackedLayout pack_flat(const PairBatch& batch, const TokenStore& store, const FlatOutputs& outputs) const;
-
   const SpecialTokens& special() const { return special_; }
   const PairLimits& limits() const { return limits_; }
 
-  // Bounds the memory for counting rows by length.
+  // No model takes more; keeps the token counts of many rows far from overflow.
   static constexpr std::int32_t kLargestMaxTokens = 1 << 20;
 
  private:

@@ -34,14 +34,21 @@ class Capture {
   bool open_ = true;
 };
 
-struct GraphOwner {
-  GraphHandle graph;
-  ~GraphOwner() { driver().cuGraphDestroy(graph); }
+class GraphOwner {
+ public:
+  explicit GraphOwner(GraphHandle graph) : graph_(graph) {}
+  ~GraphOwner() { driver().cuGraphDestroy(graph_); }
+  GraphOwner(const GraphOwner&) = delete;
+  GraphOwner& operator=(const GraphOwner&) = delete;
+
+ private:
+  GraphHandle graph_;
 };
 
 }  // namespace
 
-GraphExec GraphExec::capture(Stream& stream, const std::function<void()>& enqueue) {
+GraphExec GraphExec::capture(Stream& stream, const std::function<void()>& enqueue,
+                             const std::function<Rewritten(GraphHandle)>& rewrite) {
   CurrentContext current(*stream.device());
   GraphHandle graph = nullptr;
   {
@@ -51,13 +58,33 @@ GraphExec GraphExec::capture(Stream& stream, const std::function<void()>& enqueu
   }
   if (graph == nullptr)
     throw std::runtime_error("nothing was captured: the work left the stream it was given");
-  GraphOwner owner{graph};
+  const GraphOwner owner(graph);
   GraphExec exec;
   exec.device_ = stream.device();
   check(driver().cuGraphGetNodes(graph, nullptr, &exec.nodes_), "cuGraphGetNodes");
   if (exec.nodes_ == 0) throw std::runtime_error("nothing was captured: no work was put on the stream");
-  check(driver().cuGraphInstantiateWithFlags(&exec.handle_, graph, 0), "cuGraphInstantiateWithFlags");
+  if (rewrite) exec.instantiate_rewritten(graph, rewrite);
+  if (exec.handle_ == nullptr) exec.instantiate(graph);
   return exec;
+}
+
+void GraphExec::instantiate(GraphHandle graph) {
+  check(driver().cuGraphInstantiateWithFlags(&handle_, graph, 0), "cuGraphInstantiateWithFlags");
+}
+
+// Leaves no handle if there is nothing to gain, or something fails on the way.
+void GraphExec::instantiate_rewritten(GraphHandle graph,
+                                      const std::function<Rewritten(GraphHandle)>& rewrite) {
+  try {
+    GraphHandle clone = nullptr;
+    check(driver().cuGraphClone(&clone, graph), "cuGraphClone");
+    const GraphOwner owner(clone);
+    rewritten_ = rewrite(clone);
+    if (rewritten_.replaced > 0) instantiate(clone);
+  } catch (const std::exception& error) {
+    handle_ = nullptr;
+    rewritten_ = {0, error.what()};
+  }
 }
 
 GraphExec::~GraphExec() {
@@ -75,6 +102,7 @@ GraphExec& GraphExec::operator=(GraphExec&& other) noexcept {
   std::swap(device_, other.device_);
   std::swap(handle_, other.handle_);
   std::swap(nodes_, other.nodes_);
+  std::swap(rewritten_, other.rewritten_);
   return *this;
 }
 

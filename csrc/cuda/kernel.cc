@@ -9,7 +9,9 @@ namespace searchpipe::cuda {
 Kernel::Kernel(std::shared_ptr<Device> device, const std::string& ptx, const std::string& entry)
     : device_(std::move(device)) {
   CurrentContext current(*device_);
-  check(driver().cuModuleLoadData(&module_, ptx.c_str()), "cuModuleLoadData");
+  if (Result code = driver().cuModuleLoadData(&module_, ptx.c_str()); code != kSuccess) {
+    throw_cuda_error("cuModuleLoadData(" + entry + ")", code);
+  }
   if (Result code = driver().cuModuleGetFunction(&function_, module_, entry.c_str()); code != kSuccess) {
     driver().cuModuleUnload(module_);
     throw_cuda_error("cuModuleGetFunction(" + entry + ")", code);

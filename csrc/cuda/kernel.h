@@ -19,6 +19,8 @@ class Kernel {
   // Every argument is 64 bits wide: an address or an integer (.param .u64).
   void launch(StreamHandle stream, unsigned blocks, unsigned threads,
               const std::vector<uint64_t>& arguments) const;
+  // For a node of a graph; valid as long as this.
+  FunctionHandle function() const { return function_; }
 
  private:
   std::shared_ptr<Device> device_;

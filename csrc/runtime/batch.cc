@@ -4,18 +4,26 @@
 
 namespace searchpipe::runtime {
 
-Batch make_batch(std::span<const Row> wave, const BucketBatch& cut, bool exact_shape) {
+Batch make_batch(const Wave& wave, const BucketBatch& cut, bool exact_shape) {
+  constexpr int kNone = -1;
+  constexpr int kEnded = -2;
   Batch batch;
   batch.bucket = cut.bucket;
   batch.shape = cut.shape;
   std::int32_t longest = 0;
-  for (std::size_t i = cut.begin; i < cut.end; ++i) {
-    const Row& row = wave[i];
-    if (row.ticket->done()) continue;
-    auto group = std::find_if(batch.groups.begin(), batch.groups.end(),
-                              [&](const Group& it) { return it.ticket == row.ticket; });
-    if (group == batch.groups.end()) group = batch.groups.insert(group, Group{row.ticket, {}, {}, 0});
-    group->rows.push_back(row.row);
+  std::vector<int> group_of(wave.requests.size(), kNone);
+  for (const Row& row : std::span(wave.rows).subspan(cut.begin, cut.end - cut.begin)) {
+    int& group = group_of[row.request];
+    if (group == kNone) {
+      const TicketPtr& ticket = wave.requests[row.request];
+      group = ticket->done() ? kEnded : static_cast<int>(batch.groups.size());
+      if (group != kEnded) {
+        batch.groups.push_back({ticket, {}, {}, 0});
+        if (group_of.size() == 1) batch.groups.back().rows.reserve(cut.end - cut.begin);
+      }
+    }
+    if (group == kEnded) continue;
+    batch.groups[static_cast<std::size_t>(group)].rows.push_back(row.row);
     ++batch.rows;
     batch.real_tokens += static_cast<std::uint64_t>(row.length);
     longest = std::max(longest, row.length);
@@ -33,12 +41,13 @@ std::vector<DeviceCopy> pack(Batch& batch, Executor& executor) {
   lengths.reserve(batch.rows);
   std::size_t first = 0;
   for (Group& group : batch.groups) {
+    const std::vector<std::int32_t>& known = group.ticket->source().lengths();
     group.first = first;
     group.order = group.ticket->source().write(group.rows, memory);
     std::size_t tokens = 0;
     for (const std::int32_t place : group.order) {
       const auto row = static_cast<std::size_t>(group.rows[static_cast<std::size_t>(place)]);
-      lengths.push_back(group.ticket->source().lengths()[row]);
+      lengths.push_back(known[row]);
       tokens += static_cast<std::size_t>(lengths.back());
     }
     memory = memory.after(group.rows.size(), tokens);

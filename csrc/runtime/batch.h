@@ -13,9 +13,15 @@ namespace searchpipe::runtime {
 
 // A row that was chosen to run next.
 struct Row {
-  TicketPtr ticket;
+  std::uint32_t request;  // which of those chosen with it
   std::int32_t row;
   std::int32_t length;
+};
+
+// Rows that were chosen together, and the requests that they are of.
+struct Wave {
+  std::vector<TicketPtr> requests;
+  std::vector<Row> rows;
 };
 
 // Rows of one request in a batch: row first + i of the batch is row rows[order[i]] of the request.
@@ -37,7 +43,7 @@ struct Batch {
 };
 
 // Gathers rows [cut.begin, cut.end) by request, leaving out those whose request has ended meanwhile.
-Batch make_batch(std::span<const Row> wave, const BucketBatch& cut, bool exact_shape);
+Batch make_batch(const Wave& wave, const BucketBatch& cut, bool exact_shape);
 
 // Writes the batch into its slot; returns the rows that are wanted in device memory
 // too.

@@ -34,7 +34,7 @@ std::vector<std::int32_t> full_rows(const EngineShape& shape, const Bucket& buck
 
 }  // namespace
 
-GraphEngine::GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape)
+GraphEngine::GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape, bool straight_line)
     : device_(std::move(device)),
       shape_(validated(std::move(shape))),
       stream_(device_),
@@ -47,6 +47,8 @@ GraphEngine::GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape
     reports_[i].bucket = shape_.buckets[i];
     reports_[i].reason = "not prepared";
   }
+  if (shape_.packed()) places_.emplace(device_);
+  if (straight_line) straight_line_.emplace(device_);
 }
 
 GraphEngine::~GraphEngine() { close(); }
@@ -63,8 +65,9 @@ void GraphEngine::close() {
 
 GraphEngine::Addresses GraphEngine::addresses(const Bucket& bucket) const {
   Addresses result;
-  for (const InputArray& array : shape_.input_arrays(bucket)) {
-    result.inputs.push_back(input_.address() + array.offset);
+  const InputBlock block = shape_.input_block(bucket);
+  for (std::int32_t input = 0; input < shape_.inputs; ++input) {
+    result.inputs.push_back(input_.address() + block.arrays[static_cast<std::size_t>(input)].offset);
   }
   result.output = output_.address();
   return result;
@@ -77,6 +80,12 @@ void GraphEngine::prepare(bool capture, const std::string& why_not) {
   prepared_ = true;
 }
 
+void GraphEngine::enqueue(std::size_t index, const Addresses& where) {
+  const Bucket& bucket = shape_.buckets[index];
+  if (places_) places_->enqueue(shape_, bucket, input_.address(), stream_.handle());
+  enqueue_(static_cast<int>(index), bucket, where, stream_.handle());
+}
+
 void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::string& why_not) {
   const Bucket& bucket = shape_.buckets[index];
   const Addresses where = addresses(bucket);
@@ -84,14 +93,21 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::str
   BucketReport report;
   report.bucket = bucket;
   const std::size_t free_before = device_->free_bytes();
-  const auto enqueue = [&] { enqueue_(static_cast<int>(index), bucket, where, stream_.handle()); };
+  const auto enqueue = [&] { this->enqueue(index, where); };
+  std::function<cuda::Rewritten(cuda::GraphHandle)> rewrite;
+  if (straight_line_) rewrite = std::ref(*straight_line_);
   if (capture) {
     run_until_memory_settles(enqueue);
     try {
-      graphs_[index] = cuda::GraphExec::capture(stream_, enqueue);
+      graphs_[index] = cuda::GraphExec::capture(stream_, enqueue, rewrite);
+      if (places_ && graphs_[index]->nodes() == 1) {
+        throw std::runtime_error("nothing of the model was captured: no work was put on the stream");
+      }
       graphs_[index]->upload(stream_);
       report.captured = true;
       report.graph_nodes = graphs_[index]->nodes();
+      report.replaced_nodes = graphs_[index]->rewritten().replaced;
+      report.kept_nodes = graphs_[index]->rewritten().left;
     } catch (const std::exception& error) {
       graphs_[index].reset();
       report.reason = error.what();
@@ -110,12 +126,14 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::str
 // What the plain and the timed runs compute: rows without padding, for kernels that skip padding would seem
 // faster than they are. The ids are 1, the types 0: every vocabulary has them.
 void GraphEngine::write_full_rows(const Bucket& bucket) {
-  const std::size_t bytes = shape_.input_bytes(bucket);
+  const std::size_t bytes = shape_.input_block(bucket).sent_bytes;
   std::vector<std::int32_t> block(bytes / sizeof(std::int32_t), 0);
   const SlotView view = slot_view(shape_, bucket, block.data(), nullptr);
   std::fill_n(view.ids, shape_.places(bucket), 1);
   if (view.mask != nullptr) std::fill_n(view.mask, shape_.places(bucket), 1);
-  complete_rows(full_rows(shape_, bucket), shape_, bucket, view);
+  const std::vector<std::int32_t> lengths = full_rows(shape_, bucket);
+  if (view.splits != nullptr) std::copy(lengths.begin(), lengths.end(), view.splits);
+  complete_rows(lengths, shape_, bucket, view);
   stream_.copy_to_device(input_.address(), block.data(), bytes);
   stream_.synchronize();
 }
@@ -166,11 +184,14 @@ float GraphEngine::time_launch(std::size_t index) {
 
 void GraphEngine::launch(int bucket) {
   const auto index = static_cast<std::size_t>(bucket);
+  if (index >= graphs_.size()) {
+    throw std::out_of_range("bucket " + std::to_string(bucket) + " of " + std::to_string(graphs_.size()));
+  }
   if (graphs_[index]) {
     graphs_[index]->launch(stream_);
   } else {
-    if (!enqueue_) throw std::logic_error("the engine is closed");
-    enqueue_(bucket, shape_.buckets[index], addresses(shape_.buckets[index]), stream_.handle());
+    if (!enqueue_) throw std::logic_error("the engine is closed, or was given nothing to enqueue");
+    enqueue(index, addresses(shape_.buckets[index]));
   }
 }
 

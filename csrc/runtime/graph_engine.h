@@ -10,7 +10,9 @@
 #include "cuda/graph.h"
 #include "cuda/stream.h"
 #include "runtime/bucket_batches.h"
+#include "runtime/packed_places.h"
 #include "runtime/shape.h"
+#include "runtime/straight_line.h"
 
 namespace searchpipe::runtime {
 
@@ -18,10 +20,12 @@ namespace searchpipe::runtime {
 struct BucketReport {
   Bucket bucket;
   bool captured = false;
-  std::string reason;             // why not captured
-  std::size_t graph_nodes = 0;    // kernels and copies in the graph
-  float milliseconds = 0.0F;      // one batch on an idle device, median of three
-  std::int64_t device_bytes = 0;  // device memory that became used while preparing it
+  std::string reason;              // why not captured
+  std::size_t graph_nodes = 0;     // kernels, memsets and copies in the graph
+  std::size_t replaced_nodes = 0;  // of them memsets and copies that became kernels
+  std::string kept_nodes;          // those that did not, or why none did; empty if all nodes are kernels
+  float milliseconds = 0.0F;       // one batch on an idle device, median of three
+  std::int64_t device_bytes = 0;   // device memory that became used while preparing it
 };
 
 // An engine whose work is put on a stream by a function (TensorRT's enqueue,
@@ -29,11 +33,14 @@ struct BucketReport {
 //
 // Input and output addresses are fixed for the engine's life, since a graph
 // keeps the addresses it was captured with: batches come and go by copies on
-// the device (400 KB, some 2 us on an H200, against one graph and one
-// execution context for each bucket AND slot). Graphs are captured largest
+// the device (100 KB, below 2 us on an H200, against one graph and one
+// execution context for each bucket AND slot). What of a packed batch follows
+// from the rest is written by a kernel in front of the model's work, in the
+// same graph. Graphs are captured largest
 // first, so that the activation memory of the largest bucket is found again
 // by the others; they share it, hence run on one stream, one after the other.
-// Two engines (lanes) are needed to run two batches at once.
+// Two engines (lanes) are needed to run two batches at once. Unless told
+// otherwise, memsets and copies of a graph become kernels (StraightLine).
 class GraphEngine {
  public:
   // Where a bucket's arrays lie in device memory.
@@ -45,8 +52,9 @@ class GraphEngine {
   using Enqueue = std::function<void(int index, const Bucket& bucket, const Addresses& addresses,
                                      cuda::StreamHandle stream)>;
 
-  // Allocates the inputs and the output. `enqueue` may be empty until set_enqueue.
-  GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape);
+  // Allocates the inputs and the output. `enqueue` may be empty until set_enqueue. Throws CudaError, also for
+  // a driver that does not load the kernel of packed rows.
+  GraphEngine(std::shared_ptr<cuda::Device> device, EngineShape shape, bool straight_line = true);
   ~GraphEngine();
 
   // The function of a batch; engines often need the stream and the addresses to be built, hence not an
@@ -64,7 +72,8 @@ class GraphEngine {
   // be started afterwards.
   void close();
 
-  // Starts a batch on stream(), from the fixed input to the fixed output. One thread at a time.
+  // Starts a batch on stream(), from the fixed input, of which InputBlock::sent_bytes were written, to the
+  // fixed output. One thread at a time. Throws std::out_of_range, CudaError, what a plain enqueue throws.
   void launch(int bucket);
 
   const EngineShape& shape() const { return shape_; }
@@ -78,6 +87,7 @@ class GraphEngine {
   bool prepared() const { return prepared_; }
 
  private:
+  void enqueue(std::size_t index, const Addresses& where);
   void prepare_bucket(std::size_t index, bool capture, const std::string& why_not);
   void write_full_rows(const Bucket& bucket);
   void run_until_memory_settles(const std::function<void()>& enqueue);
@@ -90,6 +100,8 @@ class GraphEngine {
   cuda::Stream stream_;
   cuda::DeviceBuffer input_;
   cuda::DeviceBuffer output_;
+  std::optional<PackedPlaces> places_;         // of packed rows only
+  std::optional<StraightLine> straight_line_;  // before the graphs, which hold its kernels
   std::vector<std::optional<cuda::GraphExec>> graphs_;
   std::vector<BucketCost> costs_;
   std::vector<BucketReport> reports_;

@@ -19,10 +19,13 @@ class PairRows final : public RowSource {
   std::vector<std::int32_t> write(std::span<const std::int32_t> rows, const RowMemory& memory) const override;
 
  private:
+  void write_packed(std::span<const std::int32_t> rows, const RowMemory& memory) const;
+
   PairPacker packer_;
   std::shared_ptr<const TokenStore> store_;
   std::vector<std::int32_t> query_;
   std::vector<std::int32_t> docs_;
+  std::vector<TokenRange> documents_;  // what is kept of them
 };
 
 }  // namespace searchpipe::runtime

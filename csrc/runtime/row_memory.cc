@@ -1,7 +1,6 @@
 #include "runtime/row_memory.h"
 
 #include <algorithm>
-#include <numeric>
 
 namespace searchpipe::runtime {
 namespace {
@@ -16,53 +15,34 @@ void fill_up(std::size_t rows, const Bucket& bucket, const SlotView& view) {
   for (std::size_t place = begin; place < begin + places; place += width) view.mask[place] = 1;
 }
 
-void write_whereabouts(std::span<const std::int32_t> lengths, std::int32_t longest_row, const Bucket& bucket,
-                       const SlotView& view) {
+void write_ends(std::span<const std::int32_t> lengths, const Bucket& bucket, const SlotView& view) {
   std::int32_t end = 0;
-  std::int32_t* offset = view.token_offset;
-  view.ends[0] = 0;
-  for (std::size_t row = 0; row < lengths.size(); ++row) {
-    view.firsts[row] = end;
-    std::iota(view.positions + end, view.positions + end + lengths[row], 0);
-    std::iota(offset, offset + lengths[row], static_cast<std::int32_t>(row) * longest_row);
-    offset += lengths[row];
-    end += lengths[row];
-    view.ends[row + 1] = end;
-  }
-  const std::int32_t tokens_left = bucket.tokens - end;
-  std::fill_n(view.ids + end, tokens_left, 0);
-  std::fill_n(view.positions + end, tokens_left, 0);
-  if (view.types != nullptr) std::fill_n(view.types + end, tokens_left, 0);
+  std::int32_t* out = view.ends;
+  *out++ = 0;
+  for (const std::int32_t length : lengths) *out++ = end += length;
   const std::size_t rows_left = static_cast<std::size_t>(bucket.rows) - lengths.size();
-  std::fill_n(view.ends + lengths.size() + 1, rows_left, end);
-  std::fill_n(view.firsts + lengths.size(), rows_left, 0);
-  for (std::int32_t row = 0; row < bucket.rows; ++row) {
-    const auto index = static_cast<std::size_t>(row);
-    const std::int32_t length = index < lengths.size() ? lengths[index] : 0;
-    std::iota(offset, offset + longest_row - length, row * longest_row + length);
-    offset += longest_row - length;
-  }
+  std::fill_n(out, rows_left, end);
+  if (view.splits != nullptr) std::fill_n(view.splits + lengths.size(), rows_left, 0);
+  std::fill_n(view.ids + end, bucket.tokens - end, 0);
 }
 
 }  // namespace
 
 SlotView slot_view(const EngineShape& shape, const Bucket& bucket, void* input, void* output) {
-  std::vector<std::int32_t*> at;
-  for (const InputArray& array : shape.input_arrays(bucket)) {
-    at.push_back(reinterpret_cast<std::int32_t*>(static_cast<char*>(input) + array.offset));
-  }
+  const InputBlock block = shape.input_block(bucket);
+  const auto at = [&](const InputArray& array) -> std::int32_t* {
+    if (array.elements == 0) return nullptr;
+    return reinterpret_cast<std::int32_t*>(static_cast<char*>(input) + array.offset);
+  };
   SlotView view;
-  view.ids = at[0];
+  view.ids = at(block.arrays[0]);
   view.output = static_cast<float*>(output);
   if (shape.packed()) {
-    view.positions = at[1];
-    view.ends = at[2];
-    view.firsts = at[3];
-    view.token_offset = at[4];
-    if (at.size() > 5) view.types = at[5];
+    view.ends = at(block.arrays[2]);
+    view.splits = at(block.splits);
   } else {
-    view.mask = at[1];
-    if (at.size() > 2) view.types = at[2];
+    view.mask = at(block.arrays[1]);
+    view.types = at(block.arrays[2]);
   }
   return view;
 }
@@ -72,7 +52,8 @@ RowMemory::RowMemory(const EngineShape& shape, const Bucket& bucket, const SlotV
       width(shape.packed() ? 0 : bucket.tokens),
       ids(view.ids),
       mask(view.mask),
-      types(view.types) {}
+      types(view.types),
+      splits(view.splits) {}
 
 RowMemory RowMemory::after(std::size_t rows, std::size_t tokens) const {
   const std::size_t skipped = layout == RowLayout::kPadded ? rows * static_cast<std::size_t>(width) : tokens;
@@ -80,13 +61,14 @@ RowMemory RowMemory::after(std::size_t rows, std::size_t tokens) const {
   rest.ids += skipped;
   if (mask != nullptr) rest.mask += skipped;
   if (types != nullptr) rest.types += skipped;
+  if (splits != nullptr) rest.splits += rows;
   return rest;
 }
 
 void complete_rows(std::span<const std::int32_t> lengths, const EngineShape& shape, const Bucket& bucket,
                    const SlotView& view) {
   if (shape.packed()) {
-    write_whereabouts(lengths, shape.longest_row, bucket, view);
+    write_ends(lengths, bucket, view);
   } else {
     fill_up(lengths.size(), bucket, view);
   }

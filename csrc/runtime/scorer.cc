@@ -67,30 +67,38 @@ void Scorer::submit(const TicketPtr& ticket) { enter(ticket, false); }
 bool Scorer::run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile,
                  const std::function<void()>& before_end) {
   const Clock::time_point until = after_seconds(seconds);
-  std::vector<Row> rows = enter(ticket, executor_->watched());
-  if (!rows.empty()) {
-    run_alone(std::move(rows), ticket, until, meanwhile, before_end);
-  } else if (meanwhile) {
-    meanwhile();
-  }
+  LoneFlight flight = begin(ticket);
+  see_through(flight, until, meanwhile, before_end);
   return ticket->wait_until(until);
 }
 
-std::vector<Row> Scorer::enter(const TicketPtr& ticket, bool may_begin) {
+LoneFlight Scorer::begin(const TicketPtr& ticket) {
+  Wave chosen = enter(ticket, executor_->watched());
+  return {*this, ticket, chosen.rows.empty() ? std::vector<Batch>() : start_alone(std::move(chosen))};
+}
+
+bool Scorer::finish(LoneFlight& flight, double seconds, const std::function<void()>& meanwhile,
+                    const std::function<void()>& before_end) {
+  const Clock::time_point until = after_seconds(seconds);
+  see_through(flight, until, meanwhile, before_end);
+  return flight.ticket_->wait_until(until);
+}
+
+Wave Scorer::enter(const TicketPtr& ticket, bool may_begin) {
   if (ticket->scorer != this) throw std::invalid_argument("the ticket was prepared by another scorer");
   const std::vector<std::int32_t>& lengths = ticket->source().lengths();
   const auto count = static_cast<std::int64_t>(lengths.size());
   std::vector<std::int32_t> descending;
+  descending.reserve(lengths.size());
+  for (const std::int32_t row : ticket->longest_first())
+    descending.push_back(lengths[static_cast<std::size_t>(row)]);
   std::vector<TicketPtr> expired;
-  std::vector<Row> rows;
+  Wave chosen;
   bool late = false;
   {
     std::lock_guard lock(mutex_);
     if (ticket->submitted || ticket->done()) return {};
     if (closing_) throw ScorerClosed("the scorer is closed");
-    descending.reserve(lengths.size());
-    for (const std::int32_t row : ticket->longest_first())
-      descending.push_back(lengths[static_cast<std::size_t>(row)]);
     ticket->arrived = Clock::now();
     const RequestOptions& options = ticket->options();
     Admission admission;
@@ -111,14 +119,14 @@ std::vector<Row> Scorer::enter(const TicketPtr& ticket, bool may_begin) {
     // Alone: nothing waits, nothing runs and nobody is about to change that.
     if (may_begin && queued_.size() == 1 && stats_.batches_in_flight == 0 && !submitting_ && !left_) {
       const Decision decision = decide(expired);
-      if (decision.batch) rows = take(*decision.batch);
-      submitting_ = !rows.empty();
+      if (decision.batch) chosen = take(*decision.batch);
+      submitting_ = !chosen.rows.empty();
     }
   }
   if (count == 0 || late) ticket->settle(static_cast<std::size_t>(count), false);
   for (const TicketPtr& it : expired) it->settle(it->rows() - it->batched, false);
-  if (count > 0 && !late && rows.empty()) work_changed_.notify_one();
-  return rows;
+  if (count > 0 && !late && chosen.rows.empty()) work_changed_.notify_one();
+  return chosen;
 }
 
 void Scorer::close(bool drain) {
@@ -177,19 +185,23 @@ Decision Scorer::decide(std::vector<TicketPtr>& late) {
   return planner_.next_batch(now, closing_ || stats_.batches_in_flight == 0);
 }
 
-std::vector<Row> Scorer::take(const PlannedBatch& planned) {
+Wave Scorer::take(const PlannedBatch& planned) {
   const Clock::time_point now = Clock::now();
-  std::vector<Row> wave;
-  wave.reserve(static_cast<std::size_t>(planned.rows));
+  Wave wave;
+  wave.requests.reserve(planned.parts.size());
+  wave.rows.reserve(static_cast<std::size_t>(planned.rows));
   for (const BatchPart& part : planned.parts) {
     const auto found = queued_.find(part.request);
-    const TicketPtr ticket = found->second;
+    const TicketPtr& ticket = wave.requests.emplace_back(found->second);
+    const auto request = static_cast<std::uint32_t>(wave.requests.size() - 1);
+    const std::vector<std::int32_t>& order = ticket->longest_first();
+    const std::vector<std::int32_t>& lengths = ticket->source().lengths();
     if (part.first_row == 0) {
       queue_time_.record(std::max(std::chrono::duration<double>(now - ticket->arrived).count(), 0.0));
     }
     for (std::int64_t i = part.first_row; i < part.first_row + part.rows; ++i) {
-      const std::int32_t row = ticket->longest_first()[static_cast<std::size_t>(i)];
-      wave.push_back({ticket, row, ticket->source().lengths()[static_cast<std::size_t>(row)]});
+      const std::int32_t row = order[static_cast<std::size_t>(i)];
+      wave.rows.push_back({request, row, lengths[static_cast<std::size_t>(row)]});
     }
     ticket->batched += static_cast<std::size_t>(part.rows);
     if (ticket->batched == ticket->rows()) queued_.erase(found);

@@ -51,6 +51,26 @@ class ScorerClosed : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+class Scorer;
+
+// A request that is on its way, and those of its batches which the thread that asked has begun and will see
+// through (Scorer::finish). What is dropped before goes to the completion thread, so that nothing is lost.
+// For one thread at a time.
+class LoneFlight {
+ public:
+  LoneFlight(Scorer& scorer, TicketPtr ticket, std::vector<Batch> own);
+  LoneFlight(LoneFlight&& other) noexcept = default;
+  LoneFlight& operator=(LoneFlight&&) = delete;
+  ~LoneFlight();
+
+ private:
+  friend class Scorer;
+
+  Scorer& scorer_;
+  TicketPtr ticket_;
+  std::vector<Batch> own_;  // empty once seen through, and if others have begun them, or will
+};
+
 // Scores the rows of many callers on one executor.
 //
 // A worker thread lets the batch planner choose which rows of which requests
@@ -88,6 +108,11 @@ class Scorer {
   // the batch has ended already or `seconds` are over before.
   bool run(const TicketPtr& ticket, double seconds, const std::function<void()>& meanwhile = nullptr,
            const std::function<void()>& before_end = nullptr);
+  // run() in two halves, for a caller that has something else to do between: begin() puts the request on its
+  // way, finish() does the rest. The scorer must outlive what begin() returns.
+  LoneFlight begin(const TicketPtr& ticket);
+  bool finish(LoneFlight& flight, double seconds, const std::function<void()>& meanwhile = nullptr,
+              const std::function<void()>& before_end = nullptr);
   // Inside `meanwhile` of run(), on its thread: lets later work on `stream` (a CUstream of the same device)
   // wait until the rows of the request are in device memory at `device_output`, and returns its ticket. Null,
   // with nothing done, unless this thread itself has begun all of a request's rows with that address, on a
@@ -102,36 +127,40 @@ class Scorer {
   const std::shared_ptr<Executor>& executor() const { return executor_; }
 
  private:
-  // Rows that were chosen together, and the batches that they are cut into.
-  struct Wave {
-    std::vector<Row> rows;
+  friend class LoneFlight;
+
+  // A wave and the batches that it is cut into.
+  struct CutWave : Wave {
     std::vector<BucketBatch> cuts;
     std::size_t next = 0;  // of cuts
   };
 
   // Queues the request; returns rows that the caller must begin, being the submitter now.
-  std::vector<Row> enter(const TicketPtr& ticket, bool may_begin);
+  Wave enter(const TicketPtr& ticket, bool may_begin);
 
   void work();
   // With the mutex held.
   std::vector<TicketPtr> forget_ended();
-  std::vector<Row> take(const PlannedBatch& planned);
+  Wave take(const PlannedBatch& planned);
   Decision decide(std::vector<TicketPtr>& late);
   bool worker_is_wanted() const;
 
   // The submitter's: the worker, or a caller that found it idle.
-  void cut(Wave& wave) const;
-  std::optional<Batch> start(Wave& wave, int slot);
-  void start_all(Wave wave, const std::string& broken);
+  void cut(CutWave& wave) const;
+  std::optional<Batch> start(CutWave& wave, int slot);
+  void start_all(CutWave wave, const std::string& broken);
   std::optional<int> free_slot();
   int acquire_slot();
   void release_slot(int slot);
 
   // A caller's own batches.
-  void run_alone(std::vector<Row> rows, const TicketPtr& ticket, Clock::time_point until,
-                 const std::function<void()>& meanwhile, const std::function<void()>& before_end);
+  std::vector<Batch> start_alone(Wave chosen);
+  void see_through(LoneFlight& flight, Clock::time_point until, const std::function<void()>& meanwhile,
+                   const std::function<void()>& before_end);
   void watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until,
                    const std::function<void()>& before_end);
+  // Leaves the batches from `seen` on to the completion thread.
+  void leave(std::vector<Batch>& own, std::size_t seen);
   bool watch(const Batch& batch, const Ticket& ticket, Clock::time_point until,
              const std::function<void()>* before_end);
   bool call_before(Clock::time_point end, const Batch& batch, const Ticket& ticket,
@@ -150,7 +179,7 @@ class Scorer {
   std::vector<int> free_slots_;
   bool submitting_ = false;      // somebody submits, one at a time
   bool slot_wanted_ = false;     // the worker waits for a slot
-  std::optional<Wave> left_;     // by a caller, to the worker
+  std::optional<CutWave> left_;  // by a caller, to the worker
   std::deque<Batch> in_flight_;  // for the completion thread
   std::size_t lone_ = 0;         // batches that callers see through
   std::uint64_t next_id_ = 0;

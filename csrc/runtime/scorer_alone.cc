@@ -52,14 +52,20 @@ TicketPtr Scorer::follow_launched(std::uint64_t device_output, std::uintptr_t st
   return ticket;
 }
 
-void Scorer::run_alone(std::vector<Row> rows, const TicketPtr& ticket, Clock::time_point until,
-                       const std::function<void()>& meanwhile, const std::function<void()>& before_end) {
+LoneFlight::LoneFlight(Scorer& scorer, TicketPtr ticket, std::vector<Batch> own)
+    : scorer_(scorer), ticket_(std::move(ticket)), own_(std::move(own)) {}
+
+LoneFlight::~LoneFlight() {
+  if (!own_.empty()) scorer_.leave(own_, 0);
+}
+
+std::vector<Batch> Scorer::start_alone(Wave chosen) {
   std::optional<EnteredThread> entered;
   std::vector<Batch> own;
-  Wave rest;
+  CutWave rest;
   std::string error;
   try {
-    rest.rows = std::move(rows);
+    static_cast<Wave&>(rest) = std::move(chosen);
     entered.emplace(*executor_);
     cut(rest);
     own.reserve(rest.cuts.size());
@@ -85,14 +91,26 @@ void Scorer::run_alone(std::vector<Row> rows, const TicketPtr& ticket, Clock::ti
   }
   if (wanted) work_changed_.notify_one();
   if (!error.empty()) {
-    for (const Row& row : rest.rows) row.ticket->end(TicketStatus::kFailed, error);
+    for (const TicketPtr& request : rest.requests) request->end(TicketStatus::kFailed, error);
+  }
+  return own;
+}
+
+void Scorer::see_through(LoneFlight& flight, Clock::time_point until, const std::function<void()>& meanwhile,
+                         const std::function<void()>& before_end) {
+  std::optional<EnteredThread> entered;
+  if (!flight.own_.empty()) {
+    try {
+      entered.emplace(*executor_);
+    } catch (const std::exception&) {  // then every call enters for itself
+    }
   }
   if (meanwhile) {
-    const Launched launched{*executor_, own, ticket};
+    const Launched launched{*executor_, flight.own_, flight.ticket_};
     const Announced announced(launched);
     meanwhile();
   }
-  if (!own.empty()) watch_alone(own, *ticket, until, before_end);
+  if (!flight.own_.empty()) watch_alone(flight.own_, *flight.ticket_, until, before_end);
 }
 
 void Scorer::watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::time_point until,
@@ -112,12 +130,17 @@ void Scorer::watch_alone(std::vector<Batch>& own, const Ticket& ticket, Clock::t
     }
     conclude(batch, std::move(error));
   }
+  leave(own, seen);
+}
+
+void Scorer::leave(std::vector<Batch>& own, std::size_t seen) {
   bool wanted = false;
   {
     std::lock_guard lock(mutex_);
     lone_ -= own.size();
     const auto left = own.begin() + static_cast<std::ptrdiff_t>(seen);
     in_flight_.insert(in_flight_.begin(), std::make_move_iterator(left), std::make_move_iterator(own.end()));
+    own.clear();
     wanted = !in_flight_.empty() || worker_ended_;
   }
   if (wanted) flight_changed_.notify_one();

@@ -26,14 +26,14 @@ void Scorer::work() {
       continue;
     }
     std::vector<TicketPtr> late;
-    Wave wave;
+    CutWave wave;
     Decision decision;
     if (left_) {
       wave = std::move(*left_);
       left_.reset();
     } else {
       decision = decide(late);
-      if (decision.batch) wave.rows = take(*decision.batch);
+      if (decision.batch) static_cast<Wave&>(wave) = take(*decision.batch);
     }
     if (!late.empty() || !wave.rows.empty()) {
       submitting_ = true;
@@ -56,7 +56,7 @@ void Scorer::work() {
   flight_changed_.notify_all();
 }
 
-void Scorer::start_all(Wave wave, const std::string& broken) {
+void Scorer::start_all(CutWave wave, const std::string& broken) {
   std::string error = broken;
   try {
     if (error.empty()) {
@@ -76,10 +76,10 @@ void Scorer::start_all(Wave wave, const std::string& broken) {
     error = caught.what();
   }
   if (error.empty()) return;
-  for (const Row& row : wave.rows) row.ticket->end(TicketStatus::kFailed, error);
+  for (const TicketPtr& request : wave.requests) request->end(TicketStatus::kFailed, error);
 }
 
-void Scorer::cut(Wave& wave) const {
+void Scorer::cut(CutWave& wave) const {
   const auto longer = [](const Row& a, const Row& b) { return a.length > b.length; };
   // Those of one request are sorted already.
   if (!std::is_sorted(wave.rows.begin(), wave.rows.end(), longer)) {
@@ -92,8 +92,8 @@ void Scorer::cut(Wave& wave) const {
 }
 
 // Packs and submits the wave's next batch; none if nobody wants it any more, or it failed.
-std::optional<Batch> Scorer::start(Wave& wave, int slot) {
-  Batch batch = make_batch(wave.rows, wave.cuts[wave.next++], executor_->exact_shape());
+std::optional<Batch> Scorer::start(CutWave& wave, int slot) {
+  Batch batch = make_batch(wave, wave.cuts[wave.next++], executor_->exact_shape());
   batch.slot = slot;
   if (batch.groups.empty()) {  // all cancelled meanwhile
     release_slot(slot);

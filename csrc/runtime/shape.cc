@@ -82,27 +82,32 @@ std::int32_t EngineShape::max_rows() const {
   return largest(buckets, [](const Bucket& b) { return b.rows; });
 }
 
-std::vector<InputArray> EngineShape::input_arrays(const Bucket& bucket) const {
+InputBlock EngineShape::input_block(const Bucket& bucket) const {
   const auto tokens = static_cast<std::size_t>(places(bucket));
   const auto rows = static_cast<std::size_t>(bucket.rows);
-  std::vector<std::size_t> sizes(static_cast<std::size_t>(inputs), tokens);
-  if (packed()) {
-    sizes[2] = rows + 1;
-    sizes[3] = rows;
-    sizes[4] = rows * static_cast<std::size_t>(longest_row);
+  InputBlock block;
+  const auto add = [&block](InputArray& array, std::size_t elements) {
+    array = {block.bytes, elements};
+    block.bytes += (elements * sizeof(std::int32_t) + kAlignment - 1) / kAlignment * kAlignment;
+  };
+  if (!packed()) {
+    for (std::int32_t input = 0; input < inputs; ++input) {
+      add(block.arrays[static_cast<std::size_t>(input)], tokens);
+    }
+    block.sent_bytes = block.bytes;
+    return block;
   }
-  std::vector<InputArray> arrays;
-  std::size_t offset = 0;
-  for (const std::size_t elements : sizes) {
-    arrays.push_back({offset, elements});
-    offset += (elements * sizeof(std::int32_t) + kAlignment - 1) / kAlignment * kAlignment;
-  }
-  return arrays;
-}
-
-std::size_t EngineShape::input_bytes(const Bucket& bucket) const {
-  const InputArray last = input_arrays(bucket).back();
-  return last.offset + last.elements * sizeof(std::int32_t);
+  auto& [ids, positions, ends, firsts, token_offset, types] = block.arrays;
+  const bool typed = inputs == 6;
+  add(ids, tokens);
+  add(ends, rows + 1);
+  if (typed) add(block.splits, rows);
+  block.sent_bytes = block.bytes;
+  add(positions, tokens);
+  add(firsts, rows);
+  add(token_offset, rows * static_cast<std::size_t>(longest_row));
+  if (typed) add(types, tokens);
+  return block;
 }
 
 std::size_t EngineShape::output_bytes(const Bucket& bucket) const {
@@ -110,7 +115,11 @@ std::size_t EngineShape::output_bytes(const Bucket& bucket) const {
 }
 
 std::size_t EngineShape::max_input_bytes() const {
-  return largest(buckets, [this](const Bucket& b) { return input_bytes(b); });
+  return largest(buckets, [this](const Bucket& b) { return input_block(b).bytes; });
+}
+
+std::size_t EngineShape::max_sent_bytes() const {
+  return largest(buckets, [this](const Bucket& b) { return input_block(b).sent_bytes; });
 }
 
 std::size_t EngineShape::max_output_bytes() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -24,10 +25,19 @@ struct Bucket {
 
 std::string to_string(const Bucket& bucket);  // "64 x 96"
 
-// Where an input lies in the block of a bucket's inputs.
+// Where an array of int32 lies in the block of a bucket's inputs.
 struct InputArray {
   std::size_t offset = 0;    // bytes from the block's start
-  std::size_t elements = 0;  // int32
+  std::size_t elements = 0;  // 0 for one that the engine does not have
+};
+
+// A bucket's inputs lie in one block, each at a multiple of 256 bytes as TensorRT wants it. What the host
+// writes comes first, so that one copy moves it; the rest of a packed batch is made of that on the device.
+struct InputBlock {
+  std::array<InputArray, 6> arrays;  // EngineShape's `inputs` of them, in its order
+  InputArray splits;  // [R], packed with token types only: tokens of each row before the first of type 1
+  std::size_t sent_bytes = 0;
+  std::size_t bytes = 0;
 };
 
 // What an engine takes and gives. Inputs, all int32, for a bucket of R rows and T tokens:
@@ -36,7 +46,8 @@ struct InputArray {
 //   packed   ids [T], positions in their row [T], ends [R + 1] (row r is tokens ends[r] to ends[r + 1], rows
 //            that are not there are empty), firsts [R] (each row's first token; 0 for rows that are not
 //            there), token_offset [R, longest_row] (first, for every token, row x longest_row + position;
-//            then the places of that matrix that no token has) and, if six, token types [T]
+//            then the places of that matrix that no token has) and, if six, token types [T]; tokens behind
+//            the last row, which no row contains, have id, position and type 0
 //
 // The output is float32 [R, output_width]: 1 for a cross-encoder, the vector's length for an encoder.
 struct EngineShape {
@@ -52,12 +63,10 @@ struct EngineShape {
   // Token places of a batch, whether tokens are in them or not.
   std::int64_t places(const Bucket& bucket) const;
   std::int32_t max_rows() const;
-  // A bucket's inputs lie in one block, each at a multiple of 256 bytes as TensorRT wants it, so that one
-  // copy moves them all. In the order above.
-  std::vector<InputArray> input_arrays(const Bucket& bucket) const;
-  std::size_t input_bytes(const Bucket& bucket) const;
+  InputBlock input_block(const Bucket& bucket) const;
   std::size_t output_bytes(const Bucket& bucket) const;
   std::size_t max_input_bytes() const;
+  std::size_t max_sent_bytes() const;  // of the inputs
   std::size_t max_output_bytes() const;
   bool operator==(const EngineShape&) const = default;
 

@@ -42,9 +42,9 @@ void quiesce(cuda::Stream& stream) noexcept {
 }  // namespace
 
 StagingRing::Slot::Slot(const std::shared_ptr<cuda::Device>& device, const EngineShape& shape)
-    : pinned_in(device, shape.max_input_bytes()),
+    : pinned_in(device, shape.max_sent_bytes()),
       pinned_out(device, shape.max_output_bytes()),
-      device_in(device, shape.max_input_bytes()),
+      device_in(device, shape.max_sent_bytes()),
       device_out(device, shape.max_output_bytes()),
       copied_in(device),
       computed(device),
@@ -121,7 +121,7 @@ void StagingRing::enqueue_alone(Slot& slot, GraphEngine& lane, int bucket, const
                                 std::span<const DeviceCopy> copies) {
   const EngineShape& engine = this->shape();
   cuda::Stream& stream = lane.stream();
-  stream.copy_to_device(lane.input(), slot.pinned_in.data(), engine.input_bytes(shape));
+  stream.copy_to_device(lane.input(), slot.pinned_in.data(), engine.input_block(shape).sent_bytes);
   lane.launch(bucket);
   stream.copy_to_host(slot.pinned_out.data(), lane.output(), engine.output_bytes(shape));
   const std::size_t row_bytes = static_cast<std::size_t>(engine.output_width) * sizeof(float);
@@ -135,7 +135,7 @@ void StagingRing::enqueue_alone(Slot& slot, GraphEngine& lane, int bucket, const
 void StagingRing::enqueue(Slot& slot, GraphEngine& lane, int bucket, const Bucket& shape,
                           std::span<const DeviceCopy> copies) {
   const EngineShape& engine = this->shape();
-  const std::size_t input_bytes = engine.input_bytes(shape);
+  const std::size_t input_bytes = engine.input_block(shape).sent_bytes;
   const std::size_t output_bytes = engine.output_bytes(shape);
   copy_in_.copy_to_device(slot.device_in.address(), slot.pinned_in.data(), input_bytes);
   slot.copied_in.record(copy_in_);
@@ -249,7 +249,7 @@ void StagingRing::wait(int slot) {
 }
 
 std::size_t StagingRing::device_bytes() const {
-  return slots_.size() * (shape().max_input_bytes() + shape().max_output_bytes());
+  return slots_.size() * (shape().max_sent_bytes() + shape().max_output_bytes());
 }
 
 std::size_t StagingRing::pinned_bytes() const { return device_bytes(); }

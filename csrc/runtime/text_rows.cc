@@ -39,6 +39,7 @@ std::vector<std::int32_t> TextRows::write(std::span<const std::int32_t> rows, co
       std::fill(out.mask + length, out.mask + places, 0);
     }
     if (out.types != nullptr) std::fill_n(out.types, places, 0);
+    if (out.splits != nullptr) out.splits[0] = length;
     out = out.after(1, static_cast<std::size_t>(length));
   }
   std::vector<std::int32_t> order(rows.size());

@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <utility>
+
+#include "core/longest_first.h"
 
 namespace searchpipe::runtime {
 
@@ -11,16 +12,10 @@ Ticket::Ticket(std::unique_ptr<RowSource> rows, std::int32_t output_width, const
     : source_(std::move(rows)),
       output_width_(output_width),
       options_(options),
+      longest_first_(searchpipe::longest_first(source_->lengths())),
       scores_(source_->lengths().size() * static_cast<std::size_t>(output_width),
               std::numeric_limits<float>::quiet_NaN()),
-      remaining_(source_->lengths().size()) {
-  const std::vector<std::int32_t>& lengths = source_->lengths();
-  longest_first_.resize(lengths.size());
-  std::iota(longest_first_.begin(), longest_first_.end(), 0);
-  std::stable_sort(longest_first_.begin(), longest_first_.end(), [&](std::int32_t a, std::int32_t b) {
-    return lengths[static_cast<std::size_t>(a)] > lengths[static_cast<std::size_t>(b)];
-  });
-}
+      remaining_(source_->lengths().size()) {}
 
 bool Ticket::wait(std::optional<double> seconds) const {
   if (seconds) return wait_until(after_seconds(*seconds));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <random>
+#include <span>
 #include <stdexcept>
 
 #include "core/pair_packer.h"
@@ -14,6 +15,7 @@ using searchpipe::OutputMatrix;
 using searchpipe::PackedLayout;
 using searchpipe::PairBatch;
 using searchpipe::PairPacker;
+using searchpipe::TokenRange;
 using searchpipe::TokenStore;
 namespace stress = searchpipe::stress;
 
@@ -48,7 +50,8 @@ void pack_at_random(const PairPacker& packer, const TokenStore& store, std::mt19
   const PackedLayout plan = packer.layout(batch, store);
   if (queries.size() == 1) {
     std::vector<std::int32_t> lengths(docs.size());
-    CHECK(packer.lengths(queries[0], docs, store, lengths) == plan.total_tokens);
+    std::vector<TokenRange> kept(docs.size());
+    CHECK(packer.lengths(queries[0], docs, store, lengths, kept) == plan.total_tokens);
     for (std::size_t row = 0; row < docs.size(); ++row) {
       CHECK(lengths[static_cast<std::size_t>(plan.permutation[row])] == plan.lengths[row]);
     }
@@ -64,12 +67,7 @@ void pack_at_random(const PairPacker& packer, const TokenStore& store, std::mt19
       packer.pack(batch, store,
                   {matrix(ids, rows, columns, upside_down), matrix(mask, rows, columns, upside_down),
                    matrix(types, rows, columns, upside_down)});
-  std::vector<std::int32_t> flat_ids(static_cast<std::size_t>(plan.total_tokens), -1);
-  std::vector<std::int32_t> flat_types(flat_ids.size(), -1);
-  const PackedLayout flat = packer.pack_flat(batch, store, {flat_ids.data(), flat_types.data()});
-  CHECK(flat.lengths == plan.lengths && flat.permutation == plan.permutation);
   CHECK(layout.lengths == plan.lengths && layout.permutation == plan.permutation);
-  std::ptrdiff_t begin = 0;  // of the row in the flat arrays
   CHECK(std::is_sorted(layout.lengths.rbegin(), layout.lengths.rend()));
   for (std::int64_t row = 0; row < rows; ++row) {
     const auto at = static_cast<std::size_t>((upside_down ? rows - 1 - row : row) * columns);
@@ -93,13 +91,18 @@ void pack_at_random(const PairPacker& packer, const TokenStore& store, std::mt19
     CHECK(std::count(mask.begin() + static_cast<std::ptrdiff_t>(at),
                      mask.begin() + static_cast<std::ptrdiff_t>(at) + columns,
                      1) == static_cast<std::ptrdiff_t>(length));
-    CHECK(std::equal(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(length),
-                     flat_ids.begin() + begin));
-    CHECK(std::equal(types.begin() + static_cast<std::ptrdiff_t>(at),
-                     types.begin() + static_cast<std::ptrdiff_t>(at + length), flat_types.begin() + begin));
-    begin += static_cast<std::ptrdiff_t>(length);
+    // The same row alone, without padding; nothing is written behind it.
+    std::vector<std::int32_t> single(length + 1, -1);
+    std::vector<std::int32_t> row_length(1);
+    std::vector<TokenRange> kept(1);
+    packer.lengths(query, std::span(docs).subspan(position, 1), store, row_length, kept);
+    CHECK(row_length[0] == static_cast<std::int32_t>(length));
+    CHECK(packer.write_row(query, kept[0], store, single.data()) == single.data() + length);
+    CHECK(single.back() == -1 && std::equal(single.begin(), single.end() - 1, expected.begin()));
+    const auto row_types = std::span(types).subspan(at, length);
+    CHECK(std::count(row_types.begin(), row_types.end(), 0) == packer.tokens_before_document(query));
+    CHECK(std::is_sorted(row_types.begin(), row_types.end()));
   }
-  CHECK(begin == plan.total_tokens);
   CHECK(std::count(types.begin(), types.end(), -1) == 0);
 }
 

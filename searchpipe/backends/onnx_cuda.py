@@ -22,6 +22,7 @@ from searchpipe.backends.onnx_epilogue import PackedBinding, load_split
 from searchpipe.backends.onnx_pack import PACKED_INPUTS
 from searchpipe.backends.onnx_split import split_graph
 from searchpipe.errors import EngineError, MissingDependencyError, ModelError
+from searchpipe.interpreter_end import native_calls
 from searchpipe.runtime.buckets import Bucket
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def _load_on(ort: Any, path: Path, ordinal: int, lane: _core.GraphEngine, descri
     def enqueue(index: int, bucket: Bucket, inputs: list[int], output: int, stream: int) -> None:
         # Addresses and stream are the lane's, which the bindings and the session have already.
         del bucket, inputs, output, stream
-        session.run_with_iobinding(bindings[index], run_options)
+        with native_calls:
+            session.run_with_iobinding(bindings[index], run_options)
 
     return Loaded(enqueue, (session, bindings, run_options), why_not)
 
@@ -205,7 +207,9 @@ def _open_session(
         options.enable_mem_pattern = _MEMORY_PATTERNS
         if not cpu_nodes:
             options.add_session_config_entry(_NO_CPU_NODES, "1")
-        return ort.InferenceSession(part or str(path), options, providers=[(_PROVIDER, provider)], **disabled)
+        providers = [(_PROVIDER, provider)]
+        with native_calls:
+            return ort.InferenceSession(part or str(path), options, providers=providers, **disabled)
 
     why_not = ""
     try:

@@ -17,6 +17,7 @@ import numpy as np
 from searchpipe.backends.cublaslt import WORKSPACE_BYTES, CublasLt, Operands, loaded_library
 from searchpipe.backends.device_engine import Loaded
 from searchpipe.backends.onnx_split import Between, GraphStep, ProductStep, SplitGraph
+from searchpipe.interpreter_end import native_calls
 from searchpipe.runtime.buckets import Bucket
 
 if TYPE_CHECKING:
@@ -142,7 +143,12 @@ class _Steps:
                 self._bind(binding.bind_output, name, np.float32, shape, output)
             else:
                 self._bind(binding.bind_output, name, *self._tensor(name, bucket))
-        return lambda: session.run_with_iobinding(binding, run_options)
+
+        def run() -> None:
+            with native_calls:
+                session.run_with_iobinding(binding, run_options)
+
+        return run
 
     def _product_call(self, step: ProductStep, bucket: Bucket, weights: Any, bias: Any) -> Callable[[], None]:
         dtype, (rows, inner), source = self._tensor(step.source, bucket)

@@ -34,7 +34,11 @@ def build(flags: tuple[str, ...] = ("-O1",)) -> Path | None:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         return None
-    parts = [*sorted((SOURCES / "tests" / "fake_cuda").iterdir()), SOURCES / "cuda" / "driver_api.h"]
+    parts = [
+        *sorted((SOURCES / "tests" / "fake_cuda").iterdir()),
+        SOURCES / "cuda" / "driver_api.h",
+        *sorted((SOURCES / "runtime").glob("*.cu")),
+    ]
     digest = hashlib.sha256(repr(flags).encode() + b"".join(part.read_bytes() for part in parts)).hexdigest()
     library = Path(tempfile.gettempdir()) / f"searchpipe-fake-cuda-{os.getuid()}-{digest[:16]}.so"
     if not library.exists():

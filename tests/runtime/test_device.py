@@ -105,7 +105,7 @@ def test_a_kernel_computes(device: _core.Device) -> None:
 
 
 def test_kernel_text_that_does_not_compile(device: _core.Device) -> None:
-    with pytest.raises(EngineError, match="cuModuleLoadData failed"):
+    with pytest.raises(EngineError, match=r"cuModuleLoadData\(row_scores\) failed"):
         _core.Kernel(device, "not PTX", "row_scores")
     with pytest.raises(EngineError, match=r"cuModuleGetFunction\(other\) failed"):
         _core.Kernel(device, PTX, "other")

@@ -10,7 +10,8 @@ import pytest
 
 from searchpipe import _core
 from searchpipe.backends.device_engine import Loaded, open_lanes
-from tests.runtime.row_model import ENGINES, PTX, kernel_engine
+from tests.runtime.device_reader import DeviceReader
+from tests.runtime.row_model import ENGINES, PTX, kernel_engine, row_scores
 
 BUCKETS = [(8, 32), (32, 64), (8, 64), (8, 32)]
 
@@ -39,6 +40,24 @@ def test_replay_calls_no_python(
     assert built.scorer.submit_pairs(packer, store, np.array([5], np.int32), docs).wait(30)
     assert built.calls == []
     built.scorer.close()
+
+
+def test_a_launch_runs_one_batch_of_what_the_inputs_hold(device: _core.Device) -> None:
+    reader = DeviceReader()
+    engine = kernel_engine(device, [(4, 16), (8, 16)], [])
+    engine.launch(0)
+    scores = reader.read(engine.stream, engine.addresses(4, 16)[1], 4).view(np.float32)
+    ids = np.ones((4, 16), np.int32)  # what the smallest bucket, the last one, was prepared with
+    np.testing.assert_array_equal(scores, row_scores(ids, ids, 0 * ids, 1)[:, 0])
+    for index in (-1, 2):
+        with pytest.raises(IndexError, match=f"bucket {index} of 2"):
+            engine.launch(index)
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.launch(0)
+    with pytest.raises(RuntimeError, match="nothing to enqueue"):
+        _core.GraphEngine(device, [(4, 16)]).launch(0)
+    reader.close()
 
 
 def test_addresses_are_aligned_and_apart(device: _core.Device) -> None:

@@ -3,6 +3,7 @@
 // loader by SEARCHPIPE_LIBCUDA. The fake_cuda_* functions steer it.
 
 #include "tests/fake_cuda/fake_device_calls.h"
+#include "tests/fake_cuda/fake_graph_calls.h"
 #include "tests/fake_cuda/fake_stream_calls.h"
 
 using namespace fake_cuda;
@@ -13,15 +14,25 @@ EXPORT int cuGetProcAddress_v2(const char* symbol, void** function, int version,
   // A type error here means that driver_api.h and the fake disagree.
 #define FAKE_ENTRY(name, arguments) {#name, reinterpret_cast<void*>(static_cast<int(*) arguments>(&name))},
   using searchpipe::cuda::ContextHandle;
+  using searchpipe::cuda::CopyParams;
   using searchpipe::cuda::EventHandle;
   using searchpipe::cuda::ExecHandle;
   using searchpipe::cuda::FunctionHandle;
   using searchpipe::cuda::GraphHandle;
+  using searchpipe::cuda::KernelNodeParams;
+  using searchpipe::cuda::MemsetParams;
   using searchpipe::cuda::ModuleHandle;
+  using searchpipe::cuda::NodeHandle;
   using searchpipe::cuda::Result;
   using searchpipe::cuda::StreamHandle;
-  static const std::unordered_map<std::string, void*> table = {SEARCHPIPE_CUDA_FUNCTIONS(FAKE_ENTRY)};
+  static const std::unordered_map<std::string, void*> table = {
+      SEARCHPIPE_CUDA_FUNCTIONS(FAKE_ENTRY)
 #undef FAKE_ENTRY
+#define FAKE_EXTRA(name) {#name, reinterpret_cast<void*>(&name)},
+          FAKE_EXTRA(cuMemsetD16Async) FAKE_EXTRA(cuMemsetD32Async) FAKE_EXTRA(cuMemsetD2D8Async)
+              FAKE_EXTRA(cuMemsetD2D16Async) FAKE_EXTRA(cuMemsetD2D32Async)
+#undef FAKE_EXTRA
+  };
   auto it = table.find(symbol);
   *function = it == table.end() || version < 12000 ? nullptr : it->second;
   *status = *function == nullptr ? 1 : 0;

@@ -126,6 +126,32 @@ int cuMemFree(DevicePtr address) {
   std::free(reinterpret_cast<void*>(address));
   return kSuccess;
 }
+int cuPointerGetAttributes(unsigned count, int* attributes, void** values, DevicePtr address) {
+  ENTER("cuPointerGetAttributes");
+  const bool on_device = inside_device_memory(address, 1);
+  const bool pinned = !on_device && inside_pinned_memory(address);
+  for (unsigned i = 0; i < count; ++i) {
+    switch (attributes[i]) {
+      case searchpipe::cuda::kPointerMemoryType:
+        *static_cast<unsigned*>(values[i]) = on_device ? searchpipe::cuda::kMemoryDevice
+                                             : pinned  ? searchpipe::cuda::kMemoryHost
+                                                       : 0;
+        break;
+      case searchpipe::cuda::kPointerDevicePointer:
+        *static_cast<DevicePtr*>(values[i]) = on_device || pinned ? address : 0;
+        break;
+      case searchpipe::cuda::kPointerDeviceOrdinal:
+        *static_cast<int*>(values[i]) = on_device || pinned ? 0 : -2;
+        break;
+      case searchpipe::cuda::kPointerIsManaged:
+        *static_cast<bool*>(values[i]) = false;
+        break;
+      default:
+        return kInvalidValue;
+    }
+  }
+  return kSuccess;
+}
 int cuMemHostAlloc(void** address, size_t bytes, unsigned) {
   ENTER("cuMemHostAlloc");
   if (int code = refuse_while_capturing(); code != kSuccess) return code;

@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "cuda/driver_api.h"
 #include "tests/fake_cuda/fake_kernels.h"
@@ -37,7 +36,7 @@ struct Driver {
   size_t device_bytes = 0;
   size_t pinned_bytes = 0;
   std::unordered_map<void*, size_t> pinned;
-  std::unordered_set<Stream*> streams;
+  std::unordered_map<Stream*, std::shared_ptr<Stream>> streams;
   size_t capacity = size_t{1} << 30;
 };
 
@@ -60,7 +59,7 @@ int enter(const char* name, bool needs_context = true) {
 // Calls that capture forbids to the capturing thread spoil its capture.
 int refuse_while_capturing() {
   std::lock_guard lock(state().mutex);
-  for (Stream* stream : state().streams) {
+  for (const auto& [stream, owned] : state().streams) {
     if (stream->spoil_own_capture()) return kCaptureUnsupported;
   }
   return kSuccess;
@@ -74,21 +73,43 @@ bool inside_device_memory(uint64_t address, size_t bytes) {
   return address + bytes <= it->first + it->second;
 }
 
-void drain_all() {
-  std::vector<Stream*> streams;
-  {
-    std::lock_guard lock(state().mutex);
-    streams.assign(state().streams.begin(), state().streams.end());
+bool inside_pinned_memory(uint64_t address) {
+  std::lock_guard lock(state().mutex);
+  for (const auto& [memory, bytes] : state().pinned) {
+    const auto begin = reinterpret_cast<uint64_t>(memory);
+    if (address >= begin && address < begin + bytes) return true;
   }
-  for (Stream* stream : streams) stream->drain();
+  return false;
 }
 
+void drain_all() {
+  std::vector<std::shared_ptr<Stream>> streams;  // another thread may destroy one meanwhile
+  {
+    std::lock_guard lock(state().mutex);
+    for (const auto& [stream, owned] : state().streams) streams.push_back(owned);
+  }
+  for (const auto& stream : streams) stream->drain();
+}
+
+// A copy, as a node of a graph tells it too.
 int copy(const char* name, void* to, const void* from, size_t bytes, bool device_to, bool device_from,
          void* stream) {
   if (int code = enter(name); code != kSuccess) return code;
   if (device_to && !inside_device_memory(reinterpret_cast<uint64_t>(to), bytes)) return kInvalidValue;
   if (device_from && !inside_device_memory(reinterpret_cast<uint64_t>(from), bytes)) return kInvalidValue;
-  return static_cast<Stream*>(stream)->enqueue({name, [=] { std::memcpy(to, from, bytes); }});
+  const auto end = [](const void* memory, bool on_device) {
+    searchpipe::cuda::CopyEnd it{};
+    it.memory_type = on_device ? searchpipe::cuda::kMemoryDevice : searchpipe::cuda::kMemoryHost;
+    if (on_device) {
+      it.device = reinterpret_cast<DevicePtr>(memory);
+    } else {
+      it.host = const_cast<void*>(memory);
+    }
+    return it;
+  };
+  const searchpipe::cuda::CopyParams params{end(from, device_from), end(to, device_to), bytes, 1, 1};
+  return static_cast<Stream*>(stream)->enqueue(
+      {name, [=] { std::memcpy(to, from, bytes); }, searchpipe::cuda::kNodeCopy, params});
 }
 
 }  // namespace

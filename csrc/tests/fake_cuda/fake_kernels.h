@@ -1,7 +1,7 @@
 #pragma once
 
-// Host twins of the kernels in tests/fakes/row_scores.cu: found by name, so
-// that the same PTX text "runs" on the fake.
+// Host twins of the kernels of csrc/runtime/*.cu and tests/fakes/*.cu: found by
+// name, so that the same PTX text "runs" on the fake.
 
 #include <cstdint>
 #include <string>
@@ -10,6 +10,23 @@ namespace fake_cuda {
 
 using Arguments = const uint64_t*;
 using Kernel = void (*)(Arguments);
+
+// What a kernel's source knows of its launch; set by the launch.
+struct Index {
+  unsigned x = 1;
+};
+inline thread_local Index gridDim;
+inline thread_local Index blockDim;
+inline thread_local Index blockIdx;
+inline thread_local Index threadIdx;
+
+#define __global__ __attribute__((visibility("hidden")))
+namespace source {
+#include "runtime/copy_bytes.cu"
+#include "runtime/fill_bytes.cu"
+#include "runtime/packed_places.cu"
+}  // namespace source
+#undef __global__
 
 // (ids, mask, types, out, rows, tokens, width): each row's score is a sum of whole numbers, exact in float32.
 inline void row_scores(Arguments a) {
@@ -56,11 +73,62 @@ inline void packed_row_scores(Arguments a) {
   }
 }
 
-inline Kernel find_kernel(const std::string& name) {
-  if (name == "row_scores") return row_scores;
-  return name == "packed_row_scores" ? packed_row_scores : nullptr;
+// Kernels of csrc/runtime are their source itself, thread after thread.
+template <class Thread>
+void run_source(const Thread& thread) {
+  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
+    for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) thread();
+  }
 }
 
-inline int kernel_arguments(Kernel kernel) { return kernel == packed_row_scores ? 10 : 7; }
+// (ends, splits, positions, firsts, token_offset, types, rows, longest_row, tokens)
+inline void packed_places(Arguments a) {
+  const auto at = [a](int argument) { return reinterpret_cast<int*>(a[argument]); };
+  const auto count = [a](int argument) { return static_cast<long long>(a[argument]); };
+  run_source(
+      [=] { source::packed_places(at(0), at(1), at(2), at(3), at(4), at(5), count(6), count(7), count(8)); });
+}
+
+// (begin, row_bytes, pitch, rows, pattern, blocks_a_row)
+inline void fill_bytes(Arguments a) {
+  const auto count = [a](int argument) { return static_cast<long long>(a[argument]); };
+  run_source([=] {
+    source::fill_bytes(reinterpret_cast<unsigned char*>(a[0]), count(1), count(2), count(3), count(4),
+                       count(5));
+  });
+}
+
+// (to, from, bytes)
+inline void copy_bytes(Arguments a) {
+  run_source([=] {
+    source::copy_bytes(reinterpret_cast<unsigned char*>(a[0]), reinterpret_cast<const unsigned char*>(a[1]),
+                       static_cast<long long>(a[2]));
+  });
+}
+
+struct Known {
+  const char* name;
+  Kernel kernel;
+  int arguments;
+};
+inline constexpr Known kKernels[] = {
+    {"row_scores", row_scores, 7},       {"packed_row_scores", packed_row_scores, 10},
+    {"packed_places", packed_places, 9}, {"fill_bytes", fill_bytes, 6},
+    {"copy_bytes", copy_bytes, 3},
+};
+
+inline Kernel find_kernel(const std::string& name) {
+  for (const Known& it : kKernels) {
+    if (name == it.name) return it.kernel;
+  }
+  return nullptr;
+}
+
+inline int kernel_arguments(Kernel kernel) {
+  for (const Known& it : kKernels) {
+    if (kernel == it.kernel) return it.arguments;
+  }
+  return 0;
+}
 
 }  // namespace fake_cuda

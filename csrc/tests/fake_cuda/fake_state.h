@@ -18,9 +18,9 @@
 #include <utility>
 #include <vector>
 
-namespace fake_cuda {
+#include "tests/fake_cuda/fake_graph.h"
 
-using Work = std::function<void()>;
+namespace fake_cuda {
 
 // CUresult values that the fake gives.
 enum : int {
@@ -33,6 +33,7 @@ enum : int {
   kInvalidImage = 200,
   kInvalidContext = 201,
   kInvalidHandle = 400,
+  kLossyQuery = 402,
   kNotFound = 500,
   kNotReady = 600,
   kIllegalAddress = 700,
@@ -40,19 +41,6 @@ enum : int {
   kCaptureUnsupported = 900,
   kCaptureInvalidated = 901,
   kCaptureWrongThread = 908,
-};
-
-struct Op {
-  std::string name;
-  Work work;
-};
-
-struct Graph {
-  std::vector<Op> nodes;
-};
-
-struct Exec {
-  std::shared_ptr<const Graph> graph;
 };
 
 struct Event {
@@ -171,7 +159,7 @@ class Stream {
   int enqueue(Op op) {
     std::lock_guard lock(mutex_);
     if (capture_ != nullptr) {
-      capture_->nodes.push_back(std::move(op));
+      capture_->record(std::move(op));
       return kSuccess;
     }
     queue_.push_back(std::move(op));
@@ -196,12 +184,12 @@ class Stream {
   int begin_capture() {
     std::lock_guard lock(mutex_);
     if (capture_ != nullptr) return kInvalidValue;
-    capture_ = std::make_shared<Graph>();
+    capture_ = std::make_unique<Graph>();
     capturer_ = std::this_thread::get_id();
     invalidated_ = false;
     return kSuccess;
   }
-  int end_capture(std::shared_ptr<Graph>& graph) {
+  int end_capture(std::unique_ptr<Graph>& graph) {
     std::lock_guard lock(mutex_);
     if (capture_ == nullptr) return kInvalidValue;
     if (capturer_ != std::this_thread::get_id()) return kCaptureWrongThread;
@@ -254,7 +242,7 @@ class Stream {
   uint64_t submitted_ = 0;
   uint64_t finished_ = 0;
   bool closing_ = false;
-  std::shared_ptr<Graph> capture_;
+  std::unique_ptr<Graph> capture_;
   std::thread::id capturer_;
   bool invalidated_ = false;
   std::thread thread_;  // last: it uses the members above

@@ -1,6 +1,6 @@
 #pragma once
 
-// Streams, events, graphs and kernels. Part of fake_cuda.cc, which exports them.
+// Streams, events and kernels. Part of fake_cuda.cc, which exports them.
 
 #include "tests/fake_cuda/fake_driver.h"
 
@@ -17,27 +17,62 @@ int cuMemcpyDtoDAsync(DevicePtr to, DevicePtr from, size_t bytes, void* stream) 
   return copy("cuMemcpyDtoDAsync", reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes, true,
               true, stream);
 }
+int set_elements(const char* name, const searchpipe::cuda::MemsetParams& params, void* stream) {
+  ENTER(name);
+  const size_t row = params.width * params.element_bytes;
+  if (params.to % params.element_bytes != 0 || params.pitch % params.element_bytes != 0) return kInvalidValue;
+  if (params.height > 1 && params.pitch < row) return kInvalidValue;
+  if (!inside_device_memory(params.to, params.pitch * (params.height - 1) + row)) return kInvalidValue;
+  const auto work = [=] {
+    auto* to = reinterpret_cast<unsigned char*>(params.to);
+    for (size_t y = 0; y < params.height; ++y) {
+      for (size_t x = 0; x < params.width; ++x) {
+        std::memcpy(to + y * params.pitch + x * params.element_bytes, &params.value, params.element_bytes);
+      }
+    }
+  };
+  return static_cast<Stream*>(stream)->enqueue({name, work, searchpipe::cuda::kNodeMemset, params});
+}
 int cuMemsetD8Async(DevicePtr to, unsigned char value, size_t bytes, void* stream) {
-  ENTER("cuMemsetD8Async");
-  if (!inside_device_memory(to, bytes)) return kInvalidValue;
-  return static_cast<Stream*>(stream)->enqueue(
-      {"cuMemsetD8Async", [=] { std::memset(reinterpret_cast<void*>(to), value, bytes); }});
+  return set_elements("cuMemsetD8Async", {to, 0, value, 1, bytes, 1}, stream);
+}
+// Those that other libraries put between their kernels, for tests.
+int cuMemsetD16Async(DevicePtr to, unsigned short value, size_t width, void* stream) {
+  return set_elements("cuMemsetD16Async", {to, 0, value, 2, width, 1}, stream);
+}
+int cuMemsetD32Async(DevicePtr to, unsigned value, size_t width, void* stream) {
+  return set_elements("cuMemsetD32Async", {to, 0, value, 4, width, 1}, stream);
+}
+int cuMemsetD2D8Async(DevicePtr to, size_t pitch, unsigned char value, size_t width, size_t height,
+                      void* stream) {
+  return set_elements("cuMemsetD2D8Async", {to, pitch, value, 1, width, height}, stream);
+}
+int cuMemsetD2D16Async(DevicePtr to, size_t pitch, unsigned short value, size_t width, size_t height,
+                       void* stream) {
+  return set_elements("cuMemsetD2D16Async", {to, pitch, value, 2, width, height}, stream);
+}
+int cuMemsetD2D32Async(DevicePtr to, size_t pitch, unsigned value, size_t width, size_t height,
+                       void* stream) {
+  return set_elements("cuMemsetD2D32Async", {to, pitch, value, 4, width, height}, stream);
 }
 int cuStreamCreateWithPriority(void** stream, unsigned, int) {
   ENTER("cuStreamCreateWithPriority");
-  auto* created = new Stream;
+  auto created = std::make_shared<Stream>();
+  *stream = created.get();
   std::lock_guard lock(state().mutex);
-  state().streams.insert(created);
-  *stream = created;
+  state().streams.emplace(created.get(), std::move(created));
   return kSuccess;
 }
 int cuStreamDestroy(void* stream) {
-  auto* it = static_cast<Stream*>(stream);
+  std::shared_ptr<Stream> destroyed;
   {
     std::lock_guard lock(state().mutex);
-    if (state().streams.erase(it) == 0) return kInvalidHandle;
+    auto it = state().streams.find(static_cast<Stream*>(stream));
+    if (it == state().streams.end()) return kInvalidHandle;
+    destroyed = std::move(it->second);
+    state().streams.erase(it);
   }
-  delete it;
+  destroyed->drain();
   return kSuccess;
 }
 int cuStreamSynchronize(void* stream) {
@@ -53,7 +88,7 @@ int cuStreamWaitEvent(void* stream, void* event, unsigned) {
     std::lock_guard lock(it->mutex);
     generation = it->recorded;
   }
-  return static_cast<Stream*>(stream)->enqueue({"event", [=] { it->wait(generation); }});
+  return static_cast<Stream*>(stream)->enqueue({"event", [=] { it->wait(generation); }, kNodeWaitEvent});
 }
 int cuStreamBeginCapture(void* stream, int mode) {
   ENTER("cuStreamBeginCapture");
@@ -62,10 +97,10 @@ int cuStreamBeginCapture(void* stream, int mode) {
 }
 int cuStreamEndCapture(void* stream, void** graph) {
   faults().call("cuStreamEndCapture");
-  std::shared_ptr<Graph> captured;
+  std::unique_ptr<Graph> captured;
   *graph = nullptr;
   const int code = static_cast<Stream*>(stream)->end_capture(captured);
-  if (code == kSuccess) *graph = new std::shared_ptr<Graph>(std::move(captured));
+  *graph = captured.release();
   return code;
 }
 int cuStreamIsCapturing(void* stream, int* status) {
@@ -122,38 +157,9 @@ int cuEventElapsedTime(float* milliseconds, void* start, void* end) {
   *milliseconds = std::chrono::duration<float, std::milli>(to->at - from->at).count();
   return kSuccess;
 }
-int cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) {
-  ENTER("cuGraphInstantiateWithFlags");
-  *exec = new Exec{*static_cast<std::shared_ptr<Graph>*>(graph)};
-  return kSuccess;
-}
-int cuGraphGetNodes(void* graph, void**, size_t* count) {
-  ENTER("cuGraphGetNodes");
-  *count = (*static_cast<std::shared_ptr<Graph>*>(graph))->nodes.size();
-  return kSuccess;
-}
-int cuGraphDestroy(void* graph) {
-  delete static_cast<std::shared_ptr<Graph>*>(graph);
-  return kSuccess;
-}
-int cuGraphExecDestroy(void* exec) {
-  delete static_cast<Exec*>(exec);
-  return kSuccess;
-}
-int cuGraphUpload(void*, void*) {
-  ENTER("cuGraphUpload");
-  return kSuccess;
-}
-int cuGraphLaunch(void* exec, void* stream) {
-  ENTER("cuGraphLaunch");
-  std::shared_ptr<const Graph> graph = static_cast<Exec*>(exec)->graph;
-  return static_cast<Stream*>(stream)->enqueue({"cuGraphLaunch", [graph] {
-                                                  for (const Op& node : graph->nodes) node.work();
-                                                }});
-}
 int cuLaunchHostFunc(void* stream, HostFunction function, void* data) {
   ENTER("cuLaunchHostFunc");
-  return static_cast<Stream*>(stream)->enqueue({"cuLaunchHostFunc", [=] { function(data); }});
+  return static_cast<Stream*>(stream)->enqueue({"cuLaunchHostFunc", [=] { function(data); }, kNodeHost});
 }
 int cuModuleLoadData(void** module, const void* image) {
   ENTER("cuModuleLoadData");
@@ -174,13 +180,21 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   *function = reinterpret_cast<void*>(kernel);
   return kernel == nullptr ? kNotFound : kSuccess;
 }
-int cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                   void* stream, void** arguments, void**) {
-  ENTER("cuLaunchKernel");
+Work kernel_work(void* function, unsigned blocks, unsigned threads, void** arguments) {
   auto kernel = reinterpret_cast<Kernel>(function);
   std::vector<uint64_t> values(static_cast<size_t>(kernel_arguments(kernel)));
   for (size_t i = 0; i < values.size(); ++i) values[i] = *static_cast<uint64_t*>(arguments[i]);
-  return static_cast<Stream*>(stream)->enqueue({"cuLaunchKernel", [=] { kernel(values.data()); }});
+  return [=] {
+    gridDim.x = blocks;
+    blockDim.x = threads;
+    kernel(values.data());
+  };
+}
+int cuLaunchKernel(void* function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
+                   unsigned, void* stream, void** arguments, void**) {
+  ENTER("cuLaunchKernel");
+  return static_cast<Stream*>(stream)->enqueue(
+      {"cuLaunchKernel", kernel_work(function, blocks, threads, arguments), searchpipe::cuda::kNodeKernel});
 }
 
 }  // namespace
