@@ -43,6 +43,7 @@ class StageRunner:
         self.breakers = breakers or StageBreakers(shares=shares)
         check_stages(self.stages)
         self._early = [stage for stage in self.stages if isinstance(stage, EarlyStage)]
+        self._places = {stage.name: place for place, stage in enumerate(self.stages)}
         self._kinds = tuple(f"stage:{stage.name}" for stage in self.stages)
         self._plan = [self._planned(place) for place in range(len(self.stages))]
         self._shares = [shares.get(stage.name) for stage in self.stages]
@@ -67,6 +68,8 @@ class StageRunner:
         try:
             return self._run(work, snapshot, engine)
         finally:
+            if work.head is not None:
+                work.head.drop()
             work.gather_costs(False)
             ANSWERING.reset(answering)
 
@@ -80,6 +83,7 @@ class StageRunner:
         deadline, made = work.deadline, _core.made
         traced = nvtx.enabled()
         reserves = self._reserves(work)
+        work.reserves = self._places, reserves
         spans: list[Span] = []
         end, n_out = deadline.elapsed(), _size(work)
         for planned, reserve in zip(self._plan, reserves, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 
 from searchpipe import _core
 from searchpipe.arrays import Float32, Int32
-from searchpipe.errors import ClosedError
+from searchpipe.errors import ClosedError, EngineError
 from searchpipe.recall.lookup import Found, Lookup
 
 _BYTES = 12
@@ -60,6 +60,13 @@ class Begun:
         self._ended = ended
         self.seconds = launch_s
 
+    def ended(self) -> bool:
+        """Whether :meth:`end` would not wait: it tells what failed, too."""
+        try:
+            return self._pending.wait(0.0)
+        except EngineError:
+            return True
+
     def end(self, timeout_s: float) -> tuple[Int32, Float32] | None:
         """Wait at most ``timeout_s`` for the documents nearest, best first; None if they are not there yet.
 
@@ -84,6 +91,30 @@ class Begun:
         self.seconds += time.perf_counter() - since
         self._ended(self.seconds)
         return answer
+
+
+class UsualTime:
+    """How long searches of one index take lately, from their beginning until the device is done.
+
+    Any thread may call anything: of two that learn at once one is forgotten.
+
+    Attributes:
+        seconds: 0 until one was waited for.
+    """
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def learn(self, took_s: float, *, waited: bool) -> None:
+        """Of a search that was seen to have ended; ``waited``: when it did, not some time before."""
+        if not waited:  # that it took no longer is all that is known
+            self.seconds = min(self.seconds, took_s)
+        elif self.seconds:
+            self.seconds += (took_s - self.seconds) / 8
+        else:
+            self.seconds = took_s
 
 
 class Landing:

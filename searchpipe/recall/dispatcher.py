@@ -46,7 +46,8 @@ class Dispatcher:
     never queued: nobody could share its search. One whose vector the encoder is still writing may
     begin before (:meth:`begin`).
 
-    Any thread may call anything. ``close`` lets the waiting finish.
+    Any thread may call anything. ``close`` lets the waiting finish. What a signal's handler raises in a
+    caller, such as ``KeyboardInterrupt``, leaves no lead behind: see CONTRIBUTING.md, "Interrupts".
 
     Args:
         index: what is searched.
@@ -67,9 +68,11 @@ class Dispatcher:
         self._clock = clock
         self._at_once = self._policy.max_delay_s == 0.0  # nobody is waited for
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._idle = threading.Condition(self._lock)  # told when nobody leads any more, while closing
+        self._company = threading.Lock()  # released when somebody comes while a leader may wait for that
+        self._company.acquire()
         self._waiting: list[Request] = []
-        self._led = False
+        self._leader: object | None = None  # a lone caller's lookup, or the request that leads
         self._closed = False
         self._searches = self._lookups = self._largest = self._failures = self._dropped = 0
         self._cost_s = 0.0
@@ -107,13 +110,27 @@ class Dispatcher:
         lookup = Lookup(vector, k, mask)
         self._index.check(lookup)
         # No time at all is the queue's to refuse.
-        if timeout_s > 0.0 and self._at_once and self._claim():
-            return self._index.finish(lookup, self._alone(lookup))
+        if timeout_s > 0.0 and self._at_once:
+            try:
+                if self._claim(lookup):
+                    return self._index.finish(lookup, self._alone(lookup))
+            finally:
+                if self._leader is lookup:  # an interrupt came before the next one led
+                    with self._lock:
+                        self._pass_on()
         now = self._clock()
         timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
         request = Request(lookup, now, now + timeout_s)
-        if self._enter(request) or self._follow(request, timeout_s, departed):
-            self._lead(request)
+        try:
+            if self._enter(request) or self._follow(request, timeout_s, departed):
+                self._lead(request)
+        finally:
+            if request.state != DONE or self._leader is request:
+                with self._lock:
+                    try:
+                        self._leave(request)
+                    finally:  # again: a signal may have been heard before it did anything
+                        self._leave(request)
         if request.error is not None:
             raise request.error
         assert request.found is not None
@@ -135,25 +152,30 @@ class Dispatcher:
             return None
         lookup = Lookup(vector, k)
         index.check(lookup)
-        if not self._claim():
-            return None
         since = self._clock()
         try:
+            if not self._claim(lookup):
+                return None
             pending = begin(lookup)
         except BaseException:
             with self._lock:
-                self._failures += 1
-                self._pass_on()
+                self._failures += self._leader is lookup
             raise
-        with self._lock:
-            self._pass_on()
+        finally:
+            if self._leader is lookup:
+                with self._lock:
+                    try:
+                        self._pass_on()
+                    finally:  # again: a signal may have been heard before it did anything
+                        if self._leader is lookup:
+                            self._pass_on()
         if pending is None:
             return None
         return Begun(lookup, pending, index.finish, self._clock() - since, self._ended)
 
     def stats(self) -> DispatchStats:
         """A copy of the counts."""
-        with self._changed:
+        with self._lock:
             return DispatchStats(
                 self._searches,
                 self._lookups,
@@ -166,18 +188,18 @@ class Dispatcher:
 
     def close(self) -> None:
         """Refuse new lookups and wait until those that wait are answered. Idempotent."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.wait_for(lambda: not self._led and not self._waiting)
+            self._idle.wait_for(lambda: self._leader is None and not self._waiting)
 
-    def _claim(self) -> bool:
+    def _claim(self, lookup: Lookup) -> bool:
         """Take the lead if the index is idle and nobody waits; whether it was taken."""
         with self._lock:
-            if self._led or self._waiting:
+            if self._leader is not None or self._waiting:
                 return False
             if self._closed:
                 raise ClosedError("The recall dispatcher was closed.")
-            self._led = True
+            self._leader = lookup
             return True
 
     def _alone(self, lookup: Lookup) -> Found:
@@ -214,7 +236,7 @@ class Dispatcher:
 
     def _enter(self, request: Request) -> bool:
         """Queue the request; whether its caller leads."""
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise ClosedError("The recall dispatcher was closed.")
             if not self._policy.admits(len(self._waiting)):
@@ -223,10 +245,11 @@ class Dispatcher:
                     cure="Try again later.",
                 )
             self._waiting.append(request)
-            if self._led:
-                self._changed.notify_all()  # a leader may be waiting for company
+            if self._leader is not None:
+                if self._company.locked():
+                    self._company.release()
                 return False
-            self._led = True
+            self._leader = request
             request.state = LEADER
             return True
 
@@ -237,7 +260,7 @@ class Dispatcher:
             woken = request.wake.acquire(timeout=left if departed is None else min(left, _POLL_S))
             if not woken and departed is not None and departed():
                 request.departed = True
-            with self._changed:
+            with self._lock:
                 if request.state == DONE:
                     return False
                 gone = request.departed or request.deadline <= self._clock()
@@ -245,12 +268,8 @@ class Dispatcher:
                     if request.state == LEADER:
                         return True
                     continue
-                if request.state == LEADER:
-                    self._hand_over(request)
-                elif request in self._waiting:
-                    self._waiting.remove(request)
                 self._dropped += 1
-                request.state = DONE
+                self._leave(request)
             raise RecallTimeoutError(
                 "The caller left before the search."
                 if request.departed
@@ -258,32 +277,28 @@ class Dispatcher:
             )
 
     def _lead(self, request: Request) -> None:
-        """Search until ``request`` has its result, then let the next one lead."""
-        try:
-            while request.state != DONE:
-                batch = self._next_batch()
-                if batch:
-                    self._search(batch)
-        finally:
-            with self._changed:
-                self._hand_over(request)
+        """Search until ``request`` has its result; the next one leads after :meth:`_leave`."""
+        while request.state != DONE:
+            self._take_batch(request)
+            if request.batch:
+                self._search(request.batch)
 
-    def _next_batch(self) -> list[Request]:
-        with self._changed:
+    def _take_batch(self, leader: Request) -> None:
+        """Take what ``leader`` is to search for now; nothing, after a while, if it is to wait for more."""
+        leader.batch = []
+        with self._lock:
             cut = self._policy.cut(self._waiting, self._clock(), self._cost_s)
             for late in cut.dropped:
                 self._waiting.remove(late)
                 self._dropped += 1
                 self._end(late, error=RecallTimeoutError("The time was up before the search."))
-            if not cut.batch:
-                if cut.wait_s and not math.isinf(cut.wait_s):
-                    self._changed.wait(cut.wait_s)
-                return []
+            leader.batch = cut.batch
             for one in cut.batch:
                 self._waiting.remove(one)
                 if one.state == WAITING:
                     one.state = TAKEN
-            return cut.batch
+        if not cut.batch and cut.wait_s and not math.isinf(cut.wait_s):
+            self._company.acquire(timeout=cut.wait_s)
 
     def _search(self, batch: list[Request]) -> None:
         begin = self._clock()
@@ -293,7 +308,7 @@ class Dispatcher:
             if len(found) != len(batch):
                 raise EngineError(f"The index gave {len(found)} results for {len(batch)} lookups.")
         except BaseException as error:
-            with self._changed:
+            with self._lock:
                 self._failures += 1
                 for one in batch:
                     self._end(one, error=_for_caller(error))
@@ -301,7 +316,7 @@ class Dispatcher:
                 raise  # an interrupt belongs to the thread that led; the others get an error
             return
         cost = self._clock() - begin
-        with self._changed:
+        with self._lock:
             self._count(len(batch), cost)
             for one, result in zip(batch, found, strict=True):
                 self._end(one, found=result)
@@ -325,22 +340,29 @@ class Dispatcher:
         if waits:
             request.wake.release()
 
-    def _hand_over(self, request: Request) -> None:
-        """Make the one that has waited longest the leader; with the lock held."""
-        if request in self._waiting:  # it leaves without having searched
-            self._waiting.remove(request)
-        self._pass_on()
+    def _leave(self, request: Request) -> None:
+        """Nobody waits for ``request`` any more, nor for what it was to search; with the lock held."""
+        if self._leader is request:
+            for one in request.batch:  # all of them have ended, but for an interrupt
+                if one is not request:
+                    self._end(one, error=EngineError("The search was interrupted."))
+        self._waiting = [one for one in self._waiting if one is not request and one.state != DONE]
+        if self._leader is request:
+            self._pass_on()
+        request.state = DONE
+        request.batch = []  # of which it is one
 
     def _pass_on(self) -> None:
         """End the lead, or give it to the one that has waited longest; with the lock held."""
         if self._waiting:
             heir = self._waiting[0]
             heir.state = LEADER
+            self._leader = heir
             heir.wake.release()
         else:
-            self._led = False
-            if self._closed:  # ``close`` may be waiting; nobody else waits for an idle index
-                self._changed.notify_all()
+            self._leader = None
+            if self._closed:
+                self._idle.notify_all()
 
 
 def _for_caller(error: BaseException) -> BaseException:

@@ -12,7 +12,7 @@ import numpy as np
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError, RecallTimeoutError
-from searchpipe.recall.ahead import Begun
+from searchpipe.recall.ahead import Begun, UsualTime
 from searchpipe.recall.fallback import FallbackIndex
 from searchpipe.runtime.device_vectors import DeviceVector
 from searchpipe.stages.base import Work
@@ -29,12 +29,16 @@ class SharedDense:
 
     Args:
         index: answers; safe from many threads.
+
+    Attributes:
+        usual: of the searches that were begun.
     """
 
     name = "dense"
 
     def __init__(self, index: FallbackIndex) -> None:
         self._index = index
+        self.usual = UsualTime()
 
     def ready(self, work: Work) -> bool:
         """Needs the vector, which encode may have given up."""
@@ -79,7 +83,7 @@ class AskedAhead:
         begun: the search.
     """
 
-    __slots__ = ("_begun", "_depth", "_place", "_source")
+    __slots__ = ("_begun", "_depth", "_place", "_since", "_source")
 
     ahead = True
 
@@ -88,18 +92,26 @@ class AskedAhead:
         self._depth = depth
         self._place = place
         self._begun = begun
+        self._since = time.perf_counter() - begun.seconds
 
     def answers(self, work: Work) -> bool:
         """Whether it was searched by the query's vector: an encoder may have failed, and another answered."""
         return work.device_vector is self._place and self._place.followed(work.vector)
 
     def join(
-        self, work: Work, *, optional: bool, meanwhile: Callable[[], None] | None = None
+        self,
+        work: Work,
+        *,
+        optional: bool,
+        meanwhile: Callable[[Callable[[], float]], None] | None = None,
+        then: Callable[[Int32, Float32], None] | None = None,
     ) -> tuple[Int32, Float32] | None:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.
 
         The cost model is told of handing the search over, in the encoder's time, and of this waiting.
-        ``meanwhile`` is called once if the device is not done yet; what it raises is ignored.
+        ``meanwhile`` is called once if the device is not done yet, with what tells the seconds that it
+        may still take, as searches go lately; ``then`` with the result, before anything else is done about
+        it. What they raise is ignored.
         What failed is searched once more, now in the ordinary way, which knows what to do about it.
 
         Raises:
@@ -111,11 +123,11 @@ class AskedAhead:
         try:
             if math.isinf(limit):
                 work.mark()
-                found = self._wait(work, limit, meanwhile)
+                found = self._wait(work, limit, meanwhile, then)
                 work.mark()
             else:
                 with work.waiting(limit):
-                    found = self._wait(work, limit, meanwhile)
+                    found = self._wait(work, limit, meanwhile, then)
         except EngineError:
             with work.step(self._source.name, self._depth, optional=optional):
                 return self._source.search(work, self._depth, None)
@@ -124,20 +136,34 @@ class AskedAhead:
         return found
 
     def _wait(
-        self, work: Work, limit_s: float, meanwhile: Callable[[], None] | None
+        self,
+        work: Work,
+        limit_s: float,
+        meanwhile: Callable[[Callable[[], float]], None] | None,
+        then: Callable[[Int32, Float32], None] | None,
     ) -> tuple[Int32, Float32] | None:
         begin = time.perf_counter()
-        if meanwhile is not None:
-            if (found := self._begun.end(0.0)) is not None:
-                return found
+        if meanwhile is not None and not self._begun.ended():
             with suppress(Exception):
-                meanwhile()
+                meanwhile(self._left)
+        waited = not self._begun.ended()
         while True:
             left = limit_s - (time.perf_counter() - begin)
             found = self._begun.end(min(max(0.0, left), _SLICE_S))
+            if found is not None:
+                if then is not None:
+                    with suppress(Exception):
+                        then(*found)
+                self._source.usual.learn(time.perf_counter() - self._since, waited=waited)
             if found is not None or left <= 0.0:
                 return found
             work.deadline.check_cancelled()
+
+    def _left(self) -> float:
+        """Seconds that the device may still take; 0 once it is done."""
+        if self._begun.ended():
+            return 0.0
+        return max(0.0, self._source.usual.seconds - (time.perf_counter() - self._since))
 
 
 def _departed(work: Work) -> bool:

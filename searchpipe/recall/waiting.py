@@ -12,7 +12,18 @@ WAITING, TAKEN, LEADER, DONE = range(4)
 class Request:
     """One caller's lookup; guarded by the dispatcher's lock, but for its caller's own ``wake``."""
 
-    __slots__ = ("arrival", "deadline", "departed", "error", "found", "group", "lookup", "state", "wake")
+    __slots__ = (
+        "arrival",
+        "batch",
+        "deadline",
+        "departed",
+        "error",
+        "found",
+        "group",
+        "lookup",
+        "state",
+        "wake",
+    )
 
     def __init__(self, lookup: Lookup, arrival: float, deadline: float) -> None:
         self.lookup = lookup
@@ -21,6 +32,7 @@ class Request:
         self.group = lookup.group
         self.departed = False
         self.state = WAITING
+        self.batch: list[Request] = []  # what it leads a search for
         self.found: Found | None = None
         self.error: BaseException | None = None
         self.wake = threading.Lock()  # released once: with the result, or with the lead

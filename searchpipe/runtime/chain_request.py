@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from searchpipe import _core
@@ -41,15 +42,38 @@ class Request(NamedTuple):
             OverloadedError, ClosedError: it could not be queued. Then, as after an interrupt, it has been
                 cancelled and its pass handed back.
         """
-        run, ticket, answering = self.live.scorer.run, self.ticket, ANSWERING.get()
+        return self._watched(partial(self.live.scorer.run, self.ticket), timeout, spare, before_end)
+
+    def finish(
+        self,
+        flight: _core.Flight,
+        timeout: float | None,
+        spare: Spare | None,
+        before_end: Spare | None,
+    ) -> bool:
+        """What is left of :meth:`run` once it was begun, which gave ``flight``."""
+        return self._watched(flight.finish, timeout, spare, before_end)
+
+    def abandon(self) -> None:
+        """Cancel it, and hand its pass back."""
+        self.ticket.cancel()
+        self.live.breaker.abandoned(self.given)
+
+    def _watched(
+        self,
+        wait: Callable[[float | None, Spare | None, Spare | None], bool],
+        timeout: float | None,
+        spare: Spare | None,
+        before_end: Spare | None,
+    ) -> bool:
+        answering = ANSWERING.get()
         try:
             if answering is None:
-                return run(ticket, timeout, spare, before_end)
-            with answering.on_cancel(ticket.cancel):  # rows that nobody waits for leave the queue
-                return run(ticket, timeout, spare, before_end)
+                return wait(timeout, spare, before_end)
+            with answering.on_cancel(self.ticket.cancel):  # rows that nobody waits for leave the queue
+                return wait(timeout, spare, before_end)
         except BaseException:
-            ticket.cancel()
-            self.live.breaker.abandoned(self.given)
+            self.abandon()
             raise
 
     async def ended(self) -> None:
@@ -60,9 +84,15 @@ class Request(NamedTuple):
         try:
             await ended
         except asyncio.CancelledError:
-            self.ticket.cancel()
-            self.live.breaker.abandoned(self.given)
+            self.abandon()
             raise
+
+
+class Begun(NamedTuple):
+    """A request that is on its way: to be finished, or abandoned, by the thread that has begun it."""
+
+    request: Request
+    flight: _core.Flight
 
 
 def once(work: Spare) -> Spare:

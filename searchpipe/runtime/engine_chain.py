@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,9 +18,10 @@ from searchpipe.errors import (
     PipelineError,
 )
 from searchpipe.forks import Inherited
+from searchpipe.interpreter_end import ENGINES, close_at_end
 from searchpipe.runtime.bad_scores import mostly_bad
 from searchpipe.runtime.chain_keeper import ChainKeeper
-from searchpipe.runtime.chain_request import Request, Spare, once
+from searchpipe.runtime.chain_request import Begun, Request, Spare, once
 from searchpipe.runtime.forecast import Forecaster
 from searchpipe.runtime.links import Link, LinkState, Live, Opened
 
@@ -29,6 +29,9 @@ __all__ = ["EngineChain", "Link", "LinkState", "Opened", "Submit"]
 
 Submit = Callable[[_core.Scorer], _core.Ticket]
 """Makes a request of a scorer: prepared, to be queued as suits the caller, or queued already."""
+
+Start = Callable[[_core.Scorer], tuple[_core.Ticket, _core.Flight] | None]
+"""Begins a request of a scorer; None: there is none to be made."""
 
 _SLOW = 20.0
 """Times what a request was expected to take, its queue included: below that the next engine is no faster."""
@@ -173,6 +176,57 @@ class EngineChain:
                 continue
             return self._result(request, ended, timeout)
 
+    def begin(self, start: Start) -> Begun | None:
+        """Put a request on its way, to be finished with :meth:`finish` on this thread, or abandoned.
+
+        Args:
+            start: called with a scorer; begins one of its tickets there, or returns None.
+
+        Returns:
+            None if ``start`` has, and if it is better asked with :meth:`run`, as links change or are tried.
+
+        Raises:
+            OverloadedError, ClosedError: the queue is full, the engine closed; what ``start`` raises.
+        """
+        live = self._keeper.serving
+        if live is None or self._keeper.probing is not None or not (given := live.breaker.admit()):
+            return None
+        begun, before_s = self._clock(), 0.0 if live.forecaster is None else live.forecaster.given_s
+        started = None
+        try:
+            started = start(live.scorer)
+        finally:
+            if started is None:
+                live.breaker.abandoned(given)
+        if started is None:
+            return None
+        ticket, flight = started
+        return Begun(Request(live, given, ticket, begun, before_s), flight)
+
+    def finish(
+        self,
+        begun: Begun,
+        *,
+        timeout: float | None = None,
+        meanwhile: Spare | None = None,
+        before_end: Spare | None = None,
+    ) -> Float32:
+        """Wait for the scores of what :meth:`begin` has begun; once.
+
+        Args:
+            begun: of this thread.
+            timeout: as of :meth:`run`.
+            meanwhile: likewise, called now.
+            before_end: likewise.
+
+        Raises:
+            EngineFailedError, ClosedError, QueryCancelled, TimeoutError: as :meth:`run`.
+        """
+        spare = None if meanwhile is None else once(meanwhile)
+        late = None if before_end is None else once(before_end)
+        request, flight = begun
+        return self._result(request, request.finish(flight, timeout, spare, late), timeout)
+
     async def run_async(self, submit: Submit) -> Float32:
         """As :meth:`run`, for an event loop, which the scorer wakes; a cancelled task cancels its request."""
         trial = self._try(submit, queue=True)
@@ -194,6 +248,10 @@ class EngineChain:
         """Refuse requests, finish (or drop) those that wait, and close the engines. Idempotent."""
         self._keeper.close(drain=drain)
         _open_chains.discard(self)
+
+    def end(self, seconds: float) -> None:  # noqa: ARG002  (what is in flight ends when the device says so)
+        """Close because the interpreter ends, dropping what waits."""
+        self.close(drain=False)
 
     def _current(self) -> Live:
         live = self._keeper.serving
@@ -337,11 +395,5 @@ class EngineChain:
         return self._keeper.states[live.place].name
 
 
-_open_chains: Inherited = Inherited()
-
-
-@atexit.register
-def _close_open_chains() -> None:
-    # Scorer threads that outlived the interpreter could not take the GIL any more.
-    for chain in _open_chains:
-        chain.close(drain=False)
+_open_chains = Inherited()
+close_at_end(ENGINES, _open_chains)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from searchpipe import _core
-from searchpipe.arrays import Int32
+from searchpipe.arrays import Float32, Int32
 
 _HANDOVER_S = 2e-4
 """Around the batches of a request: threads waking, packing its first batch, copies of its last."""
@@ -97,30 +97,54 @@ class Forecaster:
         """
         return max(self.given_s if given_s is None else given_s, rows * self._row_s) + self.least_s
 
+    def begin(
+        self,
+        plan: _core.HeadPlan,
+        docs: Int32,
+        scores: Float32,
+        scorer: _core.Scorer,
+        allowance_s: float,
+        margin: float,
+    ) -> _core.Flight | None:
+        """See ``_core.HeadPlan.begin``: begin the pairs if ``margin`` times their forecast fits."""
+        return plan.begin(docs, scores, scorer, self._cost, allowance_s, self.given_s, _HANDOVER_S, margin)
+
+    def rehearse(self, plan: _core.HeadPlan, docs: Int32, scores: Float32, scorer: _core.Scorer) -> None:
+        """See ``_core.HeadPlan.rehearse``."""
+        plan.rehearse(docs, scores, scorer, self._cost)
+
     def running(
-        self, rows: int, lengths: Int32 | None = None, *, forecast: Forecast | None = None
-    ) -> _Running:
+        self,
+        rows: int,
+        lengths: Int32 | None = None,
+        *,
+        forecast: Forecast | None = None,
+        seconds: float | None = None,
+    ) -> Running:
         """Count ``rows`` as given to the engine while the body of a ``with`` waits for them.
 
         With their ``lengths`` in tokens, int32 ``(rows,)``, or what was forecast for them, as what their
-        batches cost.
+        batches cost; or with the ``seconds`` that those do.
         """
         if forecast is not None:
             seconds = max(0.0, forecast.run_s - _HANDOVER_S)
-        else:
+        elif seconds is None:
             seconds = rows * self._row_s if lengths is None else self._cost.seconds(lengths)
-        return _core.made(_Running, self, seconds)
+        return _core.made(Running, self, seconds, False)
 
 
-class _Running:
-    __slots__ = __match_args__ = ("_forecaster", "_seconds")  # the order in which `made` fills them
+class Running:
+    # The order in which `made` fills them.
+    __slots__ = __match_args__ = ("_forecaster", "_seconds", "_counted")
     _forecaster: Forecaster
     _seconds: float
+    _counted: bool
 
     def __enter__(self) -> None:
         forecaster = self._forecaster
         with forecaster._lock:
             forecaster.given_s += self._seconds
+            self._counted = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -129,3 +153,8 @@ class _Running:
         with forecaster._lock:
             left = forecaster.given_s - self._seconds
             forecaster.given_s = left if left > 0.0 else 0.0  # never below zero by rounding
+            self._counted = False
+
+    def __del__(self) -> None:
+        if self._counted:  # what a signal's handler raised kept `__exit__` from it
+            self.__exit__(None, None, None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from searchpipe.arrays import Float32, Int32
 from searchpipe.errors import ModelError
 from searchpipe.models.settings import LocalModel
 from searchpipe.models.tokenizer import TextTokenizer
+from searchpipe.runtime.begun_scores import Fusion, PlannedScores, Term
 from searchpipe.runtime.engine_chain import EngineChain, Submit
 from searchpipe.runtime.forecast import Forecast, Outlook
 
@@ -98,10 +99,33 @@ class ChainPairScorer:
         request = self._request(query_ids, store, docs, deadline, priority)
         forecaster = self.chain.forecaster
         if forecaster is None:
-            return self._logits(self.chain.run(request, meanwhile=meanwhile, before_end=before_end))
+            return self.logits(self.chain.run(request, meanwhile=meanwhile, before_end=before_end))
         lengths = self.lengths(query_ids, store, docs) if forecast is None else None
         with forecaster.running(len(docs), lengths, forecast=forecast):
-            return self._logits(self.chain.run(request, meanwhile=meanwhile, before_end=before_end))
+            return self.logits(self.chain.run(request, meanwhile=meanwhile, before_end=before_end))
+
+    def plan(
+        self,
+        found: dict[str, tuple[Int32, Float32] | None],
+        fusion: Fusion,
+        formula: Sequence[Term] | None,
+        *,
+        query_ids: Int32,
+        store: _core.TokenStore,
+        depth: int,
+        priority: int = 0,
+    ) -> PlannedScores:
+        """Tell beforehand all but the one list of documents that is still awaited; see ``_core.HeadPlan``.
+
+        Raises:
+            ModelError: as :meth:`score`.
+            ValueError: it cannot be planned.
+        """
+        from searchpipe import _core
+
+        self._check(store)
+        plan = _core.HeadPlan(found, *fusion, formula, depth, self._packer, store, query_ids, priority)
+        return PlannedScores(self.chain, plan, self.logits)
 
     async def score_async(
         self,
@@ -114,7 +138,7 @@ class ChainPairScorer:
     ) -> Float32:
         """As :meth:`score`, without blocking the event loop."""
         request = self._request(query_ids, store, docs, deadline, priority)
-        return self._logits(await self.chain.run_async(request))
+        return self.logits(await self.chain.run_async(request))
 
     def predict(self, lengths: Int32) -> Forecast | None:
         """How long :meth:`score` of rows with these ``lengths`` would take now; None if nobody knows."""
@@ -146,17 +170,21 @@ class ChainPairScorer:
         deadline: float | None,
         priority: int,
     ) -> Submit:
+        self._check(store)
+        return lambda scorer: scorer.prepare_pairs(
+            self._packer, store, query_ids, docs, deadline=deadline, priority=priority
+        )
+
+    def _check(self, store: _core.TokenStore) -> None:
         if store.max_token_id >= self.tokenizer.vocab_size:
             raise ModelError(
                 f"The token store holds id {store.max_token_id}; model {self.model.name} knows "
                 f"{self.tokenizer.vocab_size} tokens.",
                 cure="Index the catalog again with this cross-encoder's tokenizer.",
             )
-        return lambda scorer: scorer.prepare_pairs(
-            self._packer, store, query_ids, docs, deadline=deadline, priority=priority
-        )
 
-    def _logits(self, scores: Float32) -> Float32:
+    def logits(self, scores: Float32) -> Float32:
+        """What an engine gave, float32 ``(n,)`` or ``(n, 2)``, as one logit a pair, float32 ``(n,)``."""
         if scores.ndim == 1:
             return scores
         if scores.shape[1] == 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from searchpipe.query import Query
     from searchpipe.runtime.device_vectors import DeviceVector
     from searchpipe.stage_breakers import StageBreakers
+    from searchpipe.stages.head_start import HeadStart
 
 SLOTS = ("tokens", "pair_tokens", "vector", "candidates", "hits")
 """The slots of :class:`Work` with a type of their own; a user's stage may name others, kept in ``extras``."""
@@ -44,6 +45,7 @@ class Work:
         device_vector: ``vector`` in device memory too, if the encoder left it there.
         device_place: where the encoder is writing that, while the running stage waits for it; else None.
         early: source -> what a stage began before its turn (:class:`EarlyStage`, :class:`PreparingStage`).
+        head: what later stages did before their turn (:mod:`searchpipe.stages.head_start`); None if nothing.
         later: the stages after the running one that can prepare (:class:`PreparingStage`); set by the
             pipeline.
         candidates: best first; None until recalled.
@@ -52,6 +54,7 @@ class Work:
         extras: slots of the user's own stages.
         essential: whether the running stage is; set by the pipeline.
         reserve_s: seconds that later stages will need; set by the pipeline before each stage.
+        reserves: the same of all stages, see :meth:`reserve_of`; set by the pipeline.
         shared: whether its time is also limited by what others need, so that :meth:`allowance_at` says more
             than the subtraction.
         units: what the running stage has done, in a unit of its own, for the trace; 0 if it counts nothing.
@@ -70,6 +73,7 @@ class Work:
         "early",
         "essential",
         "extras",
+        "head",
         "hits",
         "later",
         "longest_step_s",
@@ -79,6 +83,7 @@ class Work:
         "pair_tokens",
         "query",
         "reserve_s",
+        "reserves",
         "shared",
         "stage",
         "tokens",
@@ -103,11 +108,13 @@ class Work:
         self.moved: dict[int, str] = {}
         self.extras: dict[str, Any] = {}
         self.early: dict[str, Any] = {}
+        self.head: HeadStart | None = None
         self.later: Sequence[PreparingStage] = ()
         self.degradations: list[Degradation] = []
         self.longest_step_s = 0.0
         self.marked = deadline.start if deadline.due != _ELSE else time.perf_counter() - deadline.elapsed()
         self.reserve_s = 0.0
+        self.reserves: tuple[Mapping[str, int], Sequence[float]] = {}, ()  # places, and seconds by place
         self.shared = False
         self.units = 0
         self.stage = ""
@@ -137,6 +144,21 @@ class Work:
     def allowance(self) -> float:
         """Seconds that this stage may still plan on: what is left, less what later stages need."""
         return self.deadline.remaining() - self.reserve_s
+
+    def reserve_of(self, stage: str) -> float:
+        """Seconds that the stages after ``stage`` will need."""
+        places, seconds = self.reserves
+        place = places.get(stage)
+        return self.reserve_s if place is None else seconds[place]
+
+    def allowance_of(self, stage: str) -> float:
+        """As :meth:`allowance`, if ``stage`` were the one that runs now."""
+        kept = self.stage, self.reserve_s
+        self.stage, self.reserve_s = stage, self.reserve_of(stage)
+        try:
+            return self.allowance()
+        finally:
+            self.stage, self.reserve_s = kept
 
     def allowance_at(self, elapsed: float) -> float:
         """As :meth:`allowance`, for who knows already how many seconds of the query have passed."""

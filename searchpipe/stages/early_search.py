@@ -20,6 +20,12 @@ _LAST_S = 1e-4
 """Of the wait for the part that another thread works on, while there is something else to do."""
 _LINGER_S = 0.05
 """How long a thread waits for another search: waking it takes one lock, an executor a dozen times that."""
+_TURN_S = 0.2
+"""How long a thread goes on until it asks the executor for another turn, which says whether it takes work
+still: at the interpreter's end executors wait for their threads before any function of ``atexit`` is called,
+so that a thread that daemon threads keep busy would keep the process alive."""
+_MOST_QUEUED = 16
+"""Searches that wait for a thread; while more come than threads can do, their queries do them anyway."""
 
 
 class DividedSearch(Protocol):
@@ -108,12 +114,17 @@ class EarlySearch:
         """Always: it reads nothing but the query."""
         return True
 
-    def docs(self) -> Int32 | None:
+    def found(self) -> tuple[Int32, Float32] | None:
         """What was found, before it is joined; None if the search has not ended on another thread."""
         if (divided := self._divided) is not None:
-            return divided.found()[0] if divided.ended else None
+            return self._divided_found(divided) if divided.ended else None
         # Read after the lock, which is released after they were written.
-        return None if self._ended.locked() or self._found is None else self._found[0]
+        return None if self._ended.locked() else self._found
+
+    def await_others(self, seconds: float) -> None:
+        """Let other threads end a search that all can work on, for ``seconds`` at most."""
+        if (divided := self._divided) is not None and not divided.ended:
+            divided.wait(seconds)
 
     def help(self) -> None:
         """Work on the search beside the thread that has begun it, if both can."""
@@ -126,7 +137,8 @@ class EarlySearch:
         work: Work,
         *,
         optional: bool,
-        meanwhile: Callable[[], None] | None = None,  # noqa: ARG002
+        meanwhile: Callable[[Callable[[], float]], None] | None = None,  # noqa: ARG002
+        then: Callable[[Int32, Float32], None] | None = None,  # noqa: ARG002
     ) -> tuple[Int32, Float32] | None:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.
 
@@ -151,7 +163,7 @@ class EarlySearch:
                 if not self._wait(limit):
                     return None
         if (divided := self._divided) is not None:
-            found = divided.found()
+            found = self._divided_found(divided)
             work.observe(name, self._depth, divided.seconds)
             return found
         # Taken out, as its traceback will hold this frame: a cycle would keep the query's memory.
@@ -162,6 +174,12 @@ class EarlySearch:
             finally:
                 del error
         work.observe(name, self._depth, self._seconds)
+        return self._found
+
+    def _divided_found(self, divided: DividedSearch) -> tuple[Int32, Float32]:
+        """Always the same arrays."""
+        if self._found is None:
+            self._found = divided.found()
         return self._found
 
     def _known(self) -> bool:
@@ -195,7 +213,8 @@ class _Lane:
 class EarlySearches:
     """Searches on the threads of an executor, each of which lingers a moment for the next search.
 
-    Any thread may begin one. Threads linger past the executor's shutdown unless :meth:`close` went before.
+    Any thread may begin one. Threads linger past the executor's shutdown unless :meth:`close` went before,
+    but those that are kept busy no longer than 0.2 s.
 
     Args:
         pool: lends the threads; one of them for each search that runs at once, and for what lingers.
@@ -204,6 +223,7 @@ class EarlySearches:
     def __init__(self, pool: Executor) -> None:
         self._pool = pool
         self._idle: list[_Lane] = []  # `append`, `pop` and `remove` are atomic
+        self._queued: set[_Lane] = set()  # wait for a thread of the pool; `add` and `discard` are atomic
         self._closed = False
 
     def begin(self, source: RecallSource, work: Work, depth: int, mask: Bool | None) -> EarlySearch:
@@ -216,7 +236,8 @@ class EarlySearches:
         try:
             lane = self._idle.pop()  # the last one is the warmest
         except IndexError:
-            self._pool.submit(self._serve, _Lane(search))
+            if len(self._queued) < _MOST_QUEUED:
+                self._submit(_Lane(search))
             return search
         lane.search = search
         lane.wake.release()
@@ -229,7 +250,17 @@ class EarlySearches:
             with suppress(IndexError):  # taken by another thread
                 self._idle.pop().wake.release()
 
+    def _submit(self, lane: _Lane) -> None:
+        try:
+            self._queued.add(lane)
+            self._pool.submit(self._serve, lane)
+        except BaseException:
+            self._queued.discard(lane)
+            raise
+
     def _serve(self, lane: _Lane) -> None:
+        self._queued.discard(lane)
+        end = time.monotonic() + _TURN_S
         while True:
             # Held nowhere while waiting: it would keep its query's memory.
             search, lane.search = lane.search, None
@@ -237,6 +268,11 @@ class EarlySearches:
                 search.run()
                 del search
             if self._closed:
+                return
+            if time.monotonic() >= end:
+                if not self._queued:  # else the thread goes to one that waits
+                    with suppress(RuntimeError):  # the executor begins nothing any more
+                        self._submit(lane)
                 return
             self._idle.append(lane)
             if lane.wake.acquire(timeout=_LINGER_S):

@@ -11,6 +11,7 @@ from searchpipe import _core
 from searchpipe.arrays import Array, Float32, Int32
 from searchpipe.candidates import Candidates
 from searchpipe.errors import ConfigError
+from searchpipe.runtime.begun_scores import Term
 from searchpipe.stages.base import Work
 
 _Part: TypeAlias = tuple[Literal["scaled", "by document", "by place"], Array] | None
@@ -35,6 +36,10 @@ class Columns(Protocol):
     def numbers(self, name: str, docs: Int32) -> Array:
         """Float64 ``(n,)``, NaN where missing or where there is no such column."""
         ...
+
+
+_MOST_PLACES = 4096
+"""Of candidates that a plan expects."""
 
 
 class Features:
@@ -93,6 +98,20 @@ class Features:
         return _core.weigh_features(
             candidates.docs, [self._part(name, candidates) for name in names], weights
         )
+
+    def terms(self, names: Sequence[str], weights: Float32) -> list[Term] | None:
+        """What :meth:`weighted` adds up, for ``_core.HeadPlan``; None if a column is among it."""
+        made: list[Term] = []
+        for name, weight in zip(names, weights.tolist(), strict=True):
+            if name.startswith("column:"):
+                return None
+            if name in self._of_documents:
+                made.append(("by document", self._of_all(name), weight))
+            elif name == "fused_rank":
+                made.append(("by place", self._ranks(_MOST_PLACES), weight))
+            else:
+                made.append(("fused", None, weight) if name == "fused" else ("list", name, weight))
+        return made
 
     def _part(self, name: str, candidates: Candidates) -> _Part:
         """What the column of a feature is made of."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from searchpipe.arrays import Float32
+from searchpipe.candidates import Candidates
 from searchpipe.errors import ModelError
+from searchpipe.runtime.begun_scores import Term
 from searchpipe.stages.base import Work
 from searchpipe.stages.features import Features
+
+_QUICK_S = 2e-4
+"""A learned ranker that takes longer is not tried ahead: its threads are needed for answers."""
 
 
 class Ranker(Protocol):
@@ -32,6 +37,9 @@ class Formula:
         features: computes them.
         weights: feature name -> weight, any finite number.
 
+    Attributes:
+        terms: the formula as ``_core.HeadPlan`` takes it; None if it cannot be told so.
+
     Raises:
         ConfigError: a feature that does not exist.
     """
@@ -42,6 +50,7 @@ class Formula:
         self._weights = np.asarray(list(weights.values()), np.float32)
         features.check(self._names)
         features.prepare(self._names)
+        self.terms = features.terms(self._names, self._weights)
 
     def score(self, work: Work) -> Float32:
         """Evaluate the formula."""
@@ -69,6 +78,10 @@ class Prerank:
         assert candidates is not None
         if not len(candidates):
             return
+        if (head := work.head) is not None and (done := head.take(self.name, candidates)) is not None:
+            assert done.made is not None
+            self._settle(work, done.made)
+            return
         with work.step(self.name, len(candidates)):
             scores = np.asarray(self._ranker.score(work), np.float32)
         if scores.shape != (len(candidates),):
@@ -80,8 +93,15 @@ class Prerank:
         if preranked is None:
             work.degrade("bad_scores", "the preranked order")
             return
+        self._settle(work, preranked)
+
+    def _settle(self, work: Work, preranked: Candidates) -> None:
         work.candidates = preranked
         work.orders["prerank"] = preranked.docs
+
+    def head_terms(self) -> Sequence[Term] | None:
+        """See :class:`searchpipe.stages.head_plan.FormulaStage`."""
+        return self._ranker.terms if isinstance(self._ranker, Formula) else None
 
     def describe(self) -> str:
         """One line: what it does with which settings."""

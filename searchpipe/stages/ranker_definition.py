@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.errors import ModelError
 from searchpipe.files import write_json
 
@@ -120,7 +121,7 @@ def load_definition(path: Path) -> RankerDefinition:
         ModelError: it is missing or malformed, or was made for other features.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=RankerDefinition)
+        found = msgspec.json.decode(path.read_bytes(), type=decodable(RankerDefinition))
     except OSError as error:
         raise ModelError(
             f"{path}, the definition of the ranker's features, cannot be read: {error.strerror or error}.",

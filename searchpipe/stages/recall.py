@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,12 +14,12 @@ from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.candidates import Candidates
 from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
+from searchpipe.runtime.begun_scores import Fusion
 from searchpipe.stages.base import Work
-from searchpipe.stages.early_search import DividedSearch, EarlySearch, EarlySearches
+from searchpipe.stages.device_wait import DeviceWait, Followers
+from searchpipe.stages.early_search import DividedSearch, EarlySearches
+from searchpipe.stages.head_start import fused
 from searchpipe.stages.source_trial import SourceTrial, resting
-
-_READ_AHEAD = 256
-"""Documents: reading a part of each takes less than the device's search."""
 
 
 class RecallSource(Protocol):
@@ -117,25 +116,18 @@ class BegunSearch(Protocol):
         ...
 
     def join(
-        self, work: Work, *, optional: bool, meanwhile: Callable[[], None] | None = None
+        self,
+        work: Work,
+        *,
+        optional: bool,
+        meanwhile: Callable[[Callable[[], float]], None] | None = None,
+        then: Callable[[Int32, Float32], None] | None = None,
     ) -> tuple[Int32, Float32] | None:
         """Wait for the result; None of an ``optional`` source that is later than ``work`` allows.
 
-        ``meanwhile`` is called once if a device has not got it yet; what it raises is ignored.
-        """
-        ...
-
-
-class ReadingStage(Protocol):
-    """A later stage that reads something of each candidate: with ``read_ahead`` it can begin to."""
-
-    name: str
-
-    def read_ahead(self, work: Work, docs: Int32) -> None:
-        """Bring into the processor's caches what :meth:`run` will read of documents that may be candidates.
-
-        At most some 100 us, on the query's thread, which waits for recall's device; changes nothing. What it
-        raises is ignored.
+        ``meanwhile`` is called once if a device has not got it yet, with what tells the seconds that the
+        device may still take; ``then`` with the result of a device, the moment that it is there. What they
+        raise is ignored.
         """
         ...
 
@@ -180,11 +172,12 @@ class Recall:
         self._fusion = fusion
         self._weights = dict(weights or {})
         self._rrf_k = rrf_k
-        self._readers: list[ReadingStage] = []
+        self._fusion_rule = Fusion(self._weights, "rrf" if fusion == "rrf" else "minmax", rrf_k)
+        self._followers = Followers(self._sources, (), self._fusion_rule)
 
     def followed_by(self, stages: Sequence[object]) -> None:
         """Let those of the later ``stages`` read ahead that can (:class:`ReadingStage`); before any query."""
-        self._readers = [cast(ReadingStage, stage) for stage in stages if hasattr(stage, "read_ahead")]
+        self._followers = Followers(self._sources, stages, self._fusion_rule)
 
     def end_early(self) -> None:
         """Keep no thread of ``pool`` waiting for searches, before it is shut down. Idempotent."""
@@ -263,8 +256,11 @@ class Recall:
             try:
                 with trial:
                     if begun is not None:
-                        meanwhile = partial(self._use_wait, work, early) if begun.ahead else None
-                        result = begun.join(work, optional=others, meanwhile=meanwhile)
+                        if begun.ahead:
+                            wait = DeviceWait(self._followers, work, early, source.name)
+                            result = begun.join(work, optional=others, meanwhile=wait.use, then=wait.over)
+                        else:
+                            result = begun.join(work, optional=others)
                     else:
                         with work.step(source.name, depth, optional=others):
                             result = source.search(work, depth, mask)
@@ -290,31 +286,15 @@ class Recall:
         failures.clear()
         if len(found) > 1:
             found = {s.name: found[s.name] for s in self._sources if s.name in found}
-        work.candidates = self._fuse(found)
+        if (head := work.head) is not None and head.follows(found):
+            work.candidates = head.fused
+        else:
+            work.candidates = fused(found, self._fusion_rule)
         work.orders["fused"] = work.candidates.docs
         counts = " + ".join(f"{len(docs)} {name}" for name, (docs, _) in found.items())
         work.decision = f"{counts or 'no source ready'} -> {len(work.candidates)}"
         if ahead := [name for name in found if turns.get(name) == 1]:
             work.decision += f" ({', '.join(ahead)} begun behind the encoder)"
-
-    def _use_wait(self, work: Work, early: Mapping[str, BegunSearch]) -> None:
-        """Work on what other threads search; let later stages read what they need of what was found."""
-        for begun in early.values():
-            if not isinstance(begun, EarlySearch):
-                continue
-            begun.help()
-            docs = begun.docs()
-            if docs is None:
-                continue
-            for reader in self._readers:
-                if reader.name not in work.query.without:
-                    reader.read_ahead(work, docs[:_READ_AHEAD])
-
-    def _fuse(self, found: dict[str, tuple[Int32, Float32]]) -> Candidates:
-        docs, scores = _core.fuse_found(
-            found, self._weights, "rrf" if self._fusion == "rrf" else "minmax", self._rrf_k, "fused"
-        )
-        return Candidates(docs, scores) if len(docs) else Candidates.empty()
 
     def describe(self) -> str:
         """One line: what it does with which settings."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -13,7 +14,9 @@ from searchpipe._core import TokenStore
 from searchpipe.arrays import Float32, Int32
 from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
+from searchpipe.runtime.begun_scores import Fusion, PlannedScores, Term
 from searchpipe.runtime.forecast import Forecast, Outlook
+from searchpipe.runtime.pair_scorer import ChainPairScorer
 from searchpipe.stages.base import Work
 from searchpipe.stages.forecasting import (
     ForecastingScorer,
@@ -22,6 +25,7 @@ from searchpipe.stages.forecasting import (
     takes_before_end,
     takes_meanwhile,
 )
+from searchpipe.stages.head_start import Step
 from searchpipe.stages.rehearsal import rehearse
 
 _MARGIN = 1.2
@@ -68,6 +72,7 @@ class Score:
         model: its name, for :meth:`describe`.
     """
 
+    margin = _MARGIN
     name = "score"
     reads: tuple[str, ...] = ("pair_tokens", "candidates")
     writes: tuple[str, ...] = ("candidates",)
@@ -89,6 +94,8 @@ class Score:
         self._forecasting = cast(ForecastingScorer, scorer) if hasattr(scorer, "predict") else None
         foresees = self._forecasting is not None and hasattr(scorer, "outlook")
         self._foresees = cast(OutlookScorer, scorer) if foresees else None
+        # One whose `score` was written anew is asked by that alone.
+        self._plans = scorer if isinstance(scorer, ChainPairScorer) and _scores_as_written(scorer) else None
         self._leaves_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
         self._rehearses = self._forecasting is not None and takes_before_end(self._forecasting)
         self._request = f"{self.name} request"
@@ -109,6 +116,9 @@ class Score:
         assert work.pair_tokens is not None
         wanted = min(self._depth, len(candidates))
         if not wanted:
+            return
+        if (head := work.head) is not None and (step := head.take(self.name, candidates)) is not None:
+            self._settle(work, *self._finished(work, step, wanted))
             return
         docs = candidates.docs[:wanted]
         if self._foresees is not None:
@@ -137,10 +147,12 @@ class Score:
         work.units = done
         work.decision = f"{done} of {wanted} pairs"
 
-    def read_ahead(self, work: Work, docs: Int32) -> None:
-        """See :class:`searchpipe.stages.recall.ReadingStage`: where their tokens are, and the tokens."""
-        if self._foresees is not None and work.pair_tokens is not None:
-            self._foresees.outlook(work.pair_tokens, self._store, docs[: self._depth])
+    def read_ahead(self, work: Work) -> None:
+        """See :class:`searchpipe.stages.recall.ReadingStage`: where the tokens are, and the tokens."""
+        assert work.candidates is not None
+        assert work.pair_tokens is not None
+        if self._foresees is not None:
+            self._foresees.outlook(work.pair_tokens, self._store, work.candidates.docs[: self._depth])
 
     def _score_at_once(self, work: Work, docs: Int32, outlook: Outlook) -> tuple[Float32, int] | None:
         """Logits by one request (NaN: none), and how many pairs were tried; None if nobody can predict."""
@@ -169,8 +181,7 @@ class Score:
         if self._leaves_time:
             asked["meanwhile"] = work.prepare_later
         if self._rehearses:
-            later = work.later  # until they have prepared
-            asked["before_end"] = lambda: rehearse(work, (self, *later))
+            asked["before_end"] = self._rehearsal(work)
         if self._foresees is not None:
             asked["forecast"] = forecast
         try:
@@ -180,6 +191,37 @@ class Score:
             self._give_up(work, "busy", 0, wanted)
             return _unscored(wanted), 0
         return self._found(work, logits, rows, wanted, deadline)
+
+    def plan_pairs(
+        self,
+        work: Work,
+        found: dict[str, tuple[Int32, Float32] | None],
+        fusion: Fusion,
+        terms: Sequence[Term] | None,
+    ) -> PlannedScores | None:
+        """See :class:`searchpipe.stages.head_plan.PlanningStage`."""
+        if self._plans is None or work.pair_tokens is None:
+            return None
+        return self._plans.plan(
+            found,
+            fusion,
+            terms,
+            query_ids=work.pair_tokens,
+            store=self._store,
+            depth=self._depth,
+            priority=work.query.priority,
+        )
+
+    def _finished(self, work: Work, step: Step, wanted: int) -> tuple[Float32, int]:
+        """As :meth:`_score_at_once`, of pairs that were submitted before the stage's turn."""
+        begun, tokens, deadline = step.details
+        logits = begun.finish(meanwhile=work.prepare_later, before_end=self._rehearsal(work))
+        work.observe(self._request, tokens, work.mark() - step.since)
+        return self._found(work, logits, wanted, wanted, deadline)
+
+    def _rehearsal(self, work: Work) -> Callable[[], None]:
+        later = work.later  # until they have prepared
+        return lambda: rehearse(work, (self, *later))
 
     def _found(
         self, work: Work, logits: Float32, rows: int, wanted: int, deadline: float | None
@@ -248,6 +290,10 @@ class Score:
         """One line: what it does with which settings."""
         steps = "at once" if self._forecasting is not None else f"in steps of {self._step_rows}"
         return f"{self._model}, up to {self._depth} pairs {steps}, weight {self._weight:g}"
+
+
+def _scores_as_written(scorer: ChainPairScorer) -> bool:
+    return type(scorer).score is ChainPairScorer.score and "score" not in vars(scorer)
 
 
 def _is_column(scores: object, rows: int) -> bool:

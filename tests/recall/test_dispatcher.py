@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -24,6 +26,19 @@ def test_what_arrives_during_a_search_is_the_next_batch(index):
     assert index.batches == [[0.0], [1.0, 2.0, 3.0]]
     stats = dispatcher.stats()
     assert (stats.searches, stats.lookups, stats.largest, stats.waiting) == (2, 4, 3, 0)
+
+
+def test_nothing_keeps_a_vector_after_its_search(index):
+    dispatcher = Dispatcher(index, policy=CoalescePolicy(max_delay_s=0.001))
+    gc.disable()  # whose place in device memory is lent again only then
+    try:
+        one = vector(1)
+        kept = weakref.ref(one)
+        dispatcher.search(one, 1)
+        del one
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_batches_are_no_larger_than_allowed(index):

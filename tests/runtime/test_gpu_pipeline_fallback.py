@@ -126,7 +126,8 @@ def test_nan_of_the_engine_is_no_score(
     with Pipeline.open(world.snapshot, gpu_config()) as pipeline:
         assert pipeline.gpu is not None
         chain = pipeline.gpu.scorer.chain  # type: ignore[union-attr]
-        monkeypatch.setattr(chain, "run", lambda submit, **_: np.full(100, np.nan, np.float32))
+        for way in ("run", "finish"):
+            monkeypatch.setattr(chain, way, lambda *_, **__: np.full(100, np.nan, np.float32))
         page = pipeline.search(world.queries[0], budget_ms=30_000)
     assert ("score", "bad_scores") in [(d.stage, d.reason) for d in page.degradations]
     assert len(page) == 10

@@ -50,6 +50,37 @@ def test_scores_come_back_in_the_order_of_docs(
 
 
 @pytest.mark.parametrize("kind", WATCHED)
+@pytest.mark.parametrize("dropped", [False, True])
+def test_two_halves_are_the_whole(
+    kind: str, dropped: bool, device: _core.Device, packer: _core.PairPacker, store: _core.TokenStore
+) -> None:
+    built = ENGINES[kind](device, [(64, 64)])
+    docs, called = np.arange(40), []
+    for turn in range(5):
+        ticket = prepare(built.scorer, packer, store, docs)
+        flight = built.scorer.begin(ticket)
+        other = prepare(built.scorer, packer, store, docs[:3])
+        assert built.scorer.run(other, 30)  # what others ask for does not wait for the second half
+        if dropped:
+            del flight
+            assert ticket.wait(30)
+        else:
+            assert flight.finish(30, lambda: called.append("meanwhile"))
+            assert len(called) == turn + 1
+        np.testing.assert_array_equal(ticket.scores(), expected_pairs(QUERY, store, docs))
+        np.testing.assert_array_equal(other.scores(), expected_pairs(QUERY, store, docs[:3]))
+    stats = built.scorer.stats()
+    assert (stats.requests, stats.rows, stats.batches_in_flight) == (10, 215, 0)
+    assert stats.lone_batches >= 1
+    last = built.scorer.begin(prepare(built.scorer, packer, store, docs))
+    closing = threading.Thread(target=built.scorer.close)
+    closing.start()
+    assert last.finish(30)
+    closing.join(30)
+    assert not closing.is_alive()
+
+
+@pytest.mark.parametrize("kind", WATCHED)
 def test_a_lone_caller_needs_one_stream_and_no_thread(
     kind: str, device: _core.Device, fake: FakeDriver, packer: _core.PairPacker, store: _core.TokenStore
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from searchpipe.recall.ahead import UsualTime
 from searchpipe.stages.base import Work
 from searchpipe.stages.recall import Recall
 
@@ -28,13 +29,15 @@ class Reader:
     """Lets the device go on when it is called, and fails."""
 
     name = "score"
+    reads = ("candidates",)
 
     def __init__(self, go: threading.Event) -> None:
         self.go = go
         self.read: list[list[int]] = []
 
-    def read_ahead(self, work: Work, docs: Any) -> None:
-        self.read.append(docs.tolist())
+    def read_ahead(self, work: Work) -> None:
+        assert work.candidates is not None
+        self.read.append(work.candidates.docs.tolist())
         self.go.set()
         raise RuntimeError("nobody's business")
 
@@ -55,7 +58,7 @@ def begun(world: AheadWorld, **asked: Any) -> Work:
     search = work.early["lexical"]
     assert search._ended.acquire(timeout=10)
     search._ended.release()
-    assert search.docs().tolist() == [5, 3, 8]
+    assert search.found()[0].tolist() == [5, 3, 8]
     return world.encoded(work)
 
 
@@ -66,12 +69,37 @@ def test_documents_found_by_now_are_read_while_the_device_searches(
     plain = world.recalled(begun(world))
     go = world.stalled()
     reader = Reader(go)
+    world.dense.usual.seconds = 60.0
     world.recall.followed_by([object(), reader])
     work = world.recalled(begun(world, budget_ms=budget_ms))
     assert reader.read == [[5, 3, 8]]
     same(work, plain)
     assert work.decision == plain.decision
     assert not work.degradations
+
+
+def test_nothing_is_read_when_the_device_will_be_done_sooner(world: AheadWorld) -> None:
+    go = world.stalled()
+    reader = Reader(go)
+    world.recall.followed_by([reader])
+    world.dense.usual.learn(1e-6, waited=True)
+    threading.Timer(0.02, go.set).start()
+    world.recalled(begun(world))
+    assert reader.read == []
+
+
+def test_the_usual_time_is_learnt_from_those_that_were_waited_for() -> None:
+    usual = UsualTime()
+    usual.learn(0.5, waited=False)
+    assert usual.seconds == 0.0
+    usual.learn(0.4, waited=True)
+    assert usual.seconds == 0.4
+    usual.learn(0.8, waited=False)  # it may have ended long before
+    assert usual.seconds == 0.4
+    usual.learn(0.8, waited=True)
+    assert 0.4 < usual.seconds < 0.5
+    usual.learn(0.1, waited=False)
+    assert usual.seconds == 0.1
 
 
 def test_nothing_is_read_once_the_device_has_answered(world: AheadWorld) -> None:
@@ -107,6 +135,6 @@ def test_a_search_that_runs_still_has_no_documents(world: AheadWorld) -> None:
         work = world.work(2)
         recall.start_early(work)
         assert entered.wait(10)
-        assert work.early["lexical"].docs() is None
+        assert work.early["lexical"].found() is None
         leave.set()
         recall.end_early()

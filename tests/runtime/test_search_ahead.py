@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from searchpipe.recall.ahead import Landings
+from searchpipe.recall.lookup import Lookup
 from searchpipe.recall.policy import CoalescePolicy
 from searchpipe.recall.rule import Codes, IndexKind
 from searchpipe.stages.base import PreparingStage, Work
@@ -80,7 +81,7 @@ def test_recall_is_a_preparing_stage(open_world: Open) -> None:
 
 
 def busy(world: AheadWorld, work: Work) -> Callable[[], None]:
-    assert world.dispatcher._claim()
+    assert world.dispatcher._claim(Lookup(np.zeros(4, np.float32), 1))
 
     def free() -> None:
         with world.dispatcher._lock:

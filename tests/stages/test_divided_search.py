@@ -90,11 +90,11 @@ def begun(make_work):
 def test_who_joins_works_on_it_too(begun, optional):
     divided = Divided()
     search, work = begun(divided)
-    assert search.docs() is None
+    assert search.found() is None
     assert search.join(work, optional=optional)[0].tolist() == [7]
     assert len(set(divided.threads)) == 2
     assert divided.threads[1] == threading.get_ident()
-    assert search.docs().tolist() == [7]
+    assert search.found()[0].tolist() == [7]
     told = CostModel()
     told.observe("lexical", 3, divided.seconds)
     assert work.costs.predict("lexical", 3) == told.predict("lexical", 3)
@@ -135,10 +135,10 @@ def test_what_is_late_is_left_to_the_other_thread(begun):
     divided = Divided(lonely=True)
     search, work = begun(divided, budget_ms=30.0)
     assert search.join(work, optional=True) is None
-    assert search.docs() is None
+    assert search.found() is None
     divided.second.set()
     assert divided.done.wait(LONG)
-    assert search.docs().tolist() == [7]
+    assert search.found()[0].tolist() == [7]
 
 
 def test_its_failure_is_raised_by_who_joins(begun):

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ def until(condition):
 
 def test_a_thread_lingers_for_the_next_search(make_work, monkeypatch):
     monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", LONG)
+    monkeypatch.setattr("searchpipe.stages.early_search._TURN_S", LONG)
     source, work = Source(), make_work()
     pool = Counting(2)
     searches = EarlySearches(pool)
@@ -78,6 +80,62 @@ def test_threads_end_by_themselves_and_come_back(make_work, monkeypatch):
             assert begun.join(work, optional=False)[0].tolist() == [turn]
             until(lambda: not searches._idle)
         assert pool.submitted >= 2
+
+
+def test_a_thread_asks_for_another_turn(make_work, monkeypatch):
+    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", LONG)
+    monkeypatch.setattr("searchpipe.stages.early_search._TURN_S", 0.0)
+    source, work = Source(), make_work()
+    pool = Counting(1)
+    searches = EarlySearches(pool)
+    begun = searches.begin(source, work, 1, None)
+    until(lambda: pool.submitted > 2)  # without any search in between
+    assert begun.join(work, optional=False)[0].tolist() == [1]
+    monkeypatch.setattr("searchpipe.stages.early_search._TURN_S", LONG)
+    until(lambda: len(searches._idle) == 1)
+    before = pool.submitted
+    assert searches.begin(source, work, 2, None).join(work, optional=False)[0].tolist() == [2]
+    assert pool.submitted == before  # handed over, not submitted
+    searches.close()
+    pool.shutdown()
+    assert not searches._queued
+
+
+def test_threads_that_are_busy_without_end_are_given_back(make_work, monkeypatch):
+    monkeypatch.setattr("searchpipe.stages.early_search._TURN_S", 0.001)
+    source, over = Source(), threading.Event()
+    pool = ThreadPoolExecutor(2)
+    searches = EarlySearches(pool)
+
+    def ask():
+        work = make_work()
+        while not over.is_set():
+            with suppress(RuntimeError):
+                searches.begin(source, work, 1, None).join(work, optional=False)
+
+    askers = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for asker in askers:
+        asker.start()
+    assert source.begun.acquire(timeout=LONG)
+    ended = threading.Thread(target=pool.shutdown, daemon=True)
+    ended.start()
+    ended.join(LONG)
+    assert not ended.is_alive()  # though they ask on
+    over.set()
+    for asker in askers:
+        asker.join(LONG)
+
+
+def test_searches_that_wait_for_a_thread_are_bounded(make_work):
+    gate, source, work = threading.Event(), Source(), make_work()
+    with Counting(1) as pool:
+        pool.submit(gate.wait, LONG)
+        searches = EarlySearches(pool)
+        for turn in range(100):
+            begun = searches.begin(source, work, turn, None)
+            assert begun.join(work, optional=False)[0].tolist() == [turn]
+        assert pool.submitted <= 17
+        gate.set()
 
 
 def test_what_no_thread_has_begun_the_query_searches_itself(make_work):

@@ -17,6 +17,7 @@ from searchpipe.errors import OverloadedError
 from searchpipe.gate import ComputeGate
 from searchpipe.query import Query
 from searchpipe.runtime.forecast import Forecast, Outlook
+from searchpipe.runtime.pair_scorer import ChainPairScorer
 from searchpipe.stages.base import Work
 from searchpipe.stages.encode import Encode
 from searchpipe.stages.score import _MARGIN, Score, _fitting
@@ -201,12 +202,10 @@ def test_documents_are_read_ahead_as_they_are_measured_later(make_work):
     seen = []
     engine.outlook = lambda query, store, docs: seen.append((query, docs.tolist()))
     stage = Score(engine, None, ComputeGate(), depth=3)
-    stage.read_ahead(work, work.candidates.docs)
+    stage.read_ahead(work)
     assert [docs for _, docs in seen] == [work.candidates.docs[:3].tolist()]
-    work.pair_tokens = None
-    stage.read_ahead(work, work.candidates.docs)
+    Score(Engine(), None, ComputeGate()).read_ahead(work)
     assert len(seen) == 1
-    Score(Engine(), None, ComputeGate()).read_ahead(work, work.candidates.docs)
 
 
 @pytest.mark.parametrize("budget_ms", [FAR, math.inf])
@@ -327,3 +326,13 @@ def test_the_querys_priority_reaches_the_engine():
     Score(Urgent(), None, gate).run(urgent)
     assert asked == [("encode", 9), ("score", 9)]
     assert urgent.units == 4
+
+
+def test_a_scorer_whose_score_was_written_anew_is_asked_by_that_alone():
+    class Louder(ChainPairScorer):
+        def score(self, *args, **named):
+            return 2 * super().score(*args, **named)
+
+    for kind, plans in ((ChainPairScorer, True), (Louder, False)):
+        stage = Score(object.__new__(kind), None, ComputeGate())
+        assert (stage._plans is not None) == plans
