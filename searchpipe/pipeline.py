@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from searchpipe.deadline import Deadline, QueryCancelled
 from searchpipe.described import described
 from searchpipe.errors import ClosedError, ForkedError
 from searchpipe.forks import Inherited
+from searchpipe.interpreter_end import PIPELINES, close_at_end
 from searchpipe.metrics.observer import Observer, Observers
 from searchpipe.page import Page
 from searchpipe.query import checked_query
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from searchpipe.cache import CacheStats
     from searchpipe.catalog.snapshot import Snapshot
     from searchpipe.gpu_engines import GpuEngines
+
+_LOG = logging.getLogger("searchpipe.pipeline")
 
 
 class Pipeline:
@@ -273,11 +277,21 @@ class Pipeline:
 
     def close(self) -> None:
         """Refuse new queries, wait for the running ones, free threads, the GPU and the snapshot."""
+        self._close(None)
+
+    def end(self, seconds: float) -> None:
+        """Close because the interpreter ends; queries that run on after ``seconds`` keep what they use."""
+        if not self._close(seconds):
+            _LOG.warning("%d queries run on while the interpreter ends", self._running)
+
+    def _close(self, seconds: float | None) -> bool:
+        """Whether that was done in ``seconds``; None: it may take what it takes."""
         if self._forked:
-            return
+            return True
         with self._lock:
             self._closed = True
-            self._idle.wait_for(lambda: self._running == 0)
+            if not self._idle.wait_for(lambda: self._running == 0, seconds):
+                return False
             room, self._room = self._room, None
         if room is not None:
             room.close()
@@ -288,6 +302,7 @@ class Pipeline:
             self._gpu.close()
         if self._snapshot is not None:
             self._snapshot.close()
+        return True
 
     def __enter__(self) -> Pipeline:
         return self
@@ -315,19 +330,22 @@ class Pipeline:
         return AdmittedWork(query, deadline, self._runner.costs)
 
     def _answer(self, work: Work, *, told: bool = True) -> Page:
-        with self._lock:
-            self._check_usable()
-            self._running += 1
+        counted = False  # in one stroke with the count, and given back before any call: see "Interrupts"
         try:
+            with self._lock:
+                self._check_usable()
+                self._running += 1
+                counted = True
             page = self._answers.run(work)
             if told:
                 self._observers.answered(page)
             return page
         finally:
-            with self._lock:
-                self._running -= 1
-                if self._closed and not self._running:
-                    self._idle.notify_all()
+            if counted:
+                with self._lock:
+                    self._running -= 1
+                    if self._closed and not self._running:
+                        self._idle.notify_all()
 
     def _check_usable(self) -> None:
         if self._forked:
@@ -344,3 +362,4 @@ class Pipeline:
 
 
 _open_pipelines = Inherited()
+close_at_end(PIPELINES, _open_pipelines)

@@ -59,7 +59,7 @@ class Reception:
 
         Raises:
             OverloadedError: see :meth:`searchpipe.waiting_room.WaitingRoom.submit`.
-            RuntimeError: closed.
+            ClosedError: closed.
         """
         # The caller's context variables go along: a tracer finds its parent span in them.
         job = partial(contextvars.copy_context().run, _timed, answer, work)

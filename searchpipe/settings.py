@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.errors import ConfigError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -32,7 +33,7 @@ def convert(table: Mapping[str, Any], kind: type[T], *, where: str = "") -> T:
     """
     _refuse_unknown(table, kind, where)
     try:
-        return msgspec.convert(dict(table), kind, strict=True)
+        return msgspec.convert(dict(table), decodable(kind), strict=True)
     except msgspec.ValidationError as error:
         text = str(error)
         match = re.search(r" - at `\$\.?([^`]*)`$", text)

@@ -11,6 +11,7 @@ import numpy as np
 from searchpipe.arrays import Array, Float32
 from searchpipe.backends.cores import available_cores
 from searchpipe.errors import ClosedError, EngineError, MissingDependencyError, ModelError
+from searchpipe.interpreter_end import native_calls
 
 _DTYPES: dict[str, Any] = {
     "tensor(int32)": np.int32,
@@ -83,19 +84,20 @@ class OnnxCpuEngine:
         Raises:
             ModelError: a missing or extra input, or one of another dtype or rank.
             EngineError: the run itself failed.
-            ClosedError: the engine was closed.
+            ClosedError: the engine was closed, or the interpreter is ending.
 
         """
         session = self._session
         if session is None:
             raise ClosedError(f"Engine {self._name} was closed.")
         self._check(feeds)
-        try:
-            result = session.run(self._outputs[:1], dict(feeds))[0]
-        except Exception as error:  # the runtime's exceptions share no base below Exception
-            shapes = ", ".join(f"{key} {value.shape}" for key, value in feeds.items())
-            reason = " ".join(str(error).split())[:400]
-            raise EngineError(f"Engine {self._name} failed on {shapes}: {reason}") from error
+        with native_calls:
+            try:
+                result = session.run(self._outputs[:1], dict(feeds))[0]
+            except Exception as error:  # the runtime's exceptions share no base below Exception
+                shapes = ", ".join(f"{key} {value.shape}" for key, value in feeds.items())
+                reason = " ".join(str(error).split())[:400]
+                raise EngineError(f"Engine {self._name} failed on {shapes}: {reason}") from error
         return np.asarray(result, dtype=np.float32)
 
     def close(self) -> None:
@@ -147,15 +149,16 @@ def _open_session(path: Path, threads: int) -> Any:
     # the host's own work and with other queries. On 2 busy cores (MiniLM-L12 int8, 8 pairs
     # of 38 tokens) a run took 180 ms and 124 ms of CPU without spinning, 298 ms and 205 ms with.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions share no base below Exception
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{path} ({size} bytes{_looks_like(head)}) is not a model that ONNX Runtime "
-            f"{onnxruntime.__version__} can load: {reason}",
-            cure="Name a complete .onnx file (`searchpipe models verify` checks the cached ones).",
-        ) from error
+    with native_calls:
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's exceptions share no base below Exception
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"{path} ({size} bytes{_looks_like(head)}) is not a model that ONNX Runtime "
+                f"{onnxruntime.__version__} can load: {reason}",
+                cure="Name a complete .onnx file (`searchpipe models verify` checks the cached ones).",
+            ) from error
 
 
 def _looks_like(head: bytes) -> str:

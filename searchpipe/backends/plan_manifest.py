@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.errors import ModelError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def read_manifest(plan: Path) -> PlanManifest:
     """
     path = manifest_path(plan)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=PlanManifest)
+        return msgspec.json.decode(path.read_bytes(), type=decodable(PlanManifest))
     except OSError as error:
         raise ModelError(
             f"{plan} has no readable manifest {path.name}: {error.strerror or error}.",

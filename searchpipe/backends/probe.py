@@ -20,6 +20,7 @@ import msgspec
 from searchpipe.backends.capability import Capability, Runtime, Status
 from searchpipe.backends.cuda_driver import CudaDevice, CudaFacts
 from searchpipe.backends.probe_gpu import gpu_runtimes, needing_driver, pipeline_on_gpu
+from searchpipe.decodable import decodable
 
 # An import takes a second on a slow disk; a hanging one must not hang the probe. In seconds.
 _TIMEOUT = 60.0
@@ -124,7 +125,7 @@ def probe_cuda() -> CudaFacts:
     ok, text = run_isolated(["-m", "searchpipe.backends.cuda_driver"])
     if ok:
         try:
-            return msgspec.json.decode(text.encode(), type=CudaFacts)
+            return msgspec.json.decode(text.encode(), type=decodable(CudaFacts))
         except msgspec.DecodeError:
             text = f"unreadable answer {text[:80]!r}"
     return CudaFacts(driver="", devices=[], reason=text)

@@ -171,6 +171,8 @@ class _Build:
             known=self._known_vectors(),
             owner=self._owner,
         )
+        # Told of last, so ended first: an interrupt then waits for one run of the encoder, not for a chunk.
+        self._owner.callback(self._models.close)
         for chunk in self._stream:
             writers.append(chunk)
             self._tell("read", writers)

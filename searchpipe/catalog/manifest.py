@@ -13,6 +13,7 @@ import msgspec
 from searchpipe.catalog.analysis import AnalyzerSpec
 from searchpipe.catalog.columns import ColumnInfo
 from searchpipe.catalog.dense import DenseInfo
+from searchpipe.decodable import decodable
 from searchpipe.errors import SnapshotCorruptError, SnapshotNotFoundError, SnapshotVersionError
 
 SCHEMA = 2
@@ -125,14 +126,14 @@ def read_manifest(folder: Path) -> Manifest:
             cure="Build one with: searchpipe index",
         ) from None
     try:
-        schema = msgspec.json.decode(raw, type=_Head).schema
+        schema = msgspec.json.decode(raw, type=decodable(_Head)).schema
         if schema != SCHEMA:
             cure = "Install a newer searchpipe." if schema > SCHEMA else "Index the catalog again."
             raise SnapshotVersionError(f"{path} has schema {schema}, this release reads {SCHEMA}.", cure=cure)
         content = msgspec.json.decode(raw, type=dict[str, Any])
         if content.get("checksum") != _checksum(content):
             raise SnapshotCorruptError(f"{path} was changed after it was written.", cure=REBUILD)
-        return msgspec.convert(content, Manifest)
+        return msgspec.convert(content, decodable(Manifest))
     except msgspec.MsgspecError as error:
         raise SnapshotCorruptError(f"{path} is not a manifest: {error}.", cure=REBUILD) from error
 

@@ -45,6 +45,6 @@ class MaskCache:
         made.setflags(write=False)
         with self._lock:
             self._masks[key] = made
-            if len(self._masks) > _MASKS_KEPT:
+            while len(self._masks) > _MASKS_KEPT:
                 self._masks.popitem(last=False)
         return made

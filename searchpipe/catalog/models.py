@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from searchpipe.catalog.manifest import ModelInfo
 from searchpipe.catalog.vectors_writer import Encoder
 from searchpipe.catalog.writers import Tokenizer
 from searchpipe.errors import ConfigError
 from searchpipe.models.settings import ModelsSettings
+
+if TYPE_CHECKING:
+    from searchpipe.backends import TextEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class BuildModels:
     encoder_info: ModelInfo
     tokenizer_info: ModelInfo
     document_prefix: str
+    opened: TextEncoder | None = None
+    """The encoder, if the caller did not bring it."""
 
     @classmethod
     def open(
@@ -47,8 +52,9 @@ class BuildModels:
             ModelFetchError, ModelError, MissingDependencyError: when one cannot be had.
 
         """
+        opened = None
         if encoder is None:
-            encoder = _open_encoder(settings)
+            encoder = opened = _open_encoder(settings)
         tokenizer_name = type(tokenizer).__name__
         if tokenizer is None:
             tokenizer, tokenizer_name = _open_tokenizer(settings, max_pair_tokens, parallel)
@@ -61,7 +67,13 @@ class BuildModels:
             ModelInfo(getattr(model, "name", type(encoder).__name__), _identity(model)),
             ModelInfo(tokenizer_name, digest),
             getattr(model, "document_prefix", ""),
+            opened,
         )
+
+    def close(self) -> None:
+        """Release what was opened here, on any thread: a chunk that is being encoded ends at its next run."""
+        if self.opened is not None:
+            self.opened.close()
 
 
 def _identity(model: Any) -> str:
@@ -69,7 +81,7 @@ def _identity(model: Any) -> str:
     return str(getattr(model, "identity", "") or getattr(model, "sha256", ""))
 
 
-def _open_encoder(settings: ModelsSettings) -> Encoder:
+def _open_encoder(settings: ModelsSettings) -> TextEncoder:
     from searchpipe.backends import open_encoder
     from searchpipe.models import resolve
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -59,6 +60,9 @@ def _register() -> None:
 
 def main() -> None:
     """Run the command line; an error that searchpipe foresees is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a title in a terminal that has not its characters
     _register()
     try:
         app()

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
+from searchpipe.decodable import decodable
 from searchpipe.engine.recipe import CalibrationSettings, Task
 from searchpipe.errors import RecipeError
 from searchpipe.files import published
@@ -163,7 +164,7 @@ def read_samples(path: Path) -> list[Sample]:
     Raises:
         RecipeError: the file cannot be read or was changed.
     """
-    decoder = msgspec.json.Decoder(Sample)
+    decoder = msgspec.json.Decoder(decodable(Sample))
     try:
         return [decoder.decode(line) for line in path.read_bytes().splitlines()]
     except (OSError, msgspec.MsgspecError) as error:

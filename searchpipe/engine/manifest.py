@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.engine.machine import Machine
 from searchpipe.engine.recipe import PRECISIONS, Precision, Task
 from searchpipe.engine.signing import Signature, canonical
@@ -139,12 +140,12 @@ def decode(content: bytes, path: Path) -> EngineManifest:
     if len(content) > _MOST_BYTES:
         raise RegistryError(f"{path} has {len(content)} bytes; a manifest has at most {_MOST_BYTES}.")
     try:
-        form = msgspec.json.decode(content, type=_Format).format
+        form = msgspec.json.decode(content, type=decodable(_Format)).format
         if form > FORMAT:
             raise RegistryError(
                 f"{path} is of format {form}; this release reads up to {FORMAT}.", cure="Upgrade searchpipe."
             )
-        manifest = msgspec.json.decode(content, type=EngineManifest)
+        manifest = msgspec.json.decode(content, type=decodable(EngineManifest))
     except msgspec.MsgspecError as error:
         raise RegistryError(
             f"{path} is not an engine's manifest: {error}.", cure="The file was changed or cut; build again."

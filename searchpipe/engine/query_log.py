@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from searchpipe.catalog.readers.lines import LineFile
+from searchpipe.decodable import decodable
 from searchpipe.errors import CatalogError, RecipeError
 
 MAX_LINE_BYTES = 1 << 20
@@ -186,7 +187,7 @@ def read_query_log(
     """
     counter = QueryCounter(limit, seed)
     notes = LogNotes()
-    decoder = msgspec.json.Decoder(_Line)
+    decoder = msgspec.json.Decoder(decodable(_Line))
     try:
         for number, content, too_long in LineFile(path, max_line_bytes=MAX_LINE_BYTES):
             if not content.strip():

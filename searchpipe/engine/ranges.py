@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from searchpipe.arrays import Array
+from searchpipe.decodable import decodable
 from searchpipe.engine.activations import CalibrationDevice, run_activations
 from searchpipe.engine.agreement import Feeds
 from searchpipe.engine.onnx_graph import load_model, weighted_products
@@ -93,7 +94,7 @@ def table_key(model_sha256: str, samples_sha256: str, settings: CalibrationSetti
 def read_table(path: Path, key: str = "") -> RangeTable | None:
     """A table written before; None if there is none, it is damaged, or it has another ``key``."""
     try:
-        table = msgspec.json.decode(path.read_bytes(), type=RangeTable)
+        table = msgspec.json.decode(path.read_bytes(), type=decodable(RangeTable))
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:

@@ -15,6 +15,7 @@ import msgspec
 
 import searchpipe
 from searchpipe.backends.machine import cpu_summary, memory_summary
+from searchpipe.decodable import decodable
 from searchpipe.device.facts import driver_facts
 from searchpipe.engine.step import Inputs, StepOutput
 
@@ -127,7 +128,7 @@ def gather(done: Mapping[str, StepOutput], inputs: Inputs) -> Report:
         machine=machine_facts(),
         versions=package_versions(),
         profile=content,
-        gates=msgspec.convert(gates, GatesReport),
+        gates=msgspec.convert(gates, decodable(GatesReport)),
         steps={name: dict(out.facts) for name, out in done.items() if name not in ("profile", "gate")},
     )
 

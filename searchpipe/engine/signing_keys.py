@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.errors import MissingDependencyError, RegistryError
 
 HMAC: Literal["hmac-sha256"] = "hmac-sha256"
@@ -152,7 +153,7 @@ def _ed25519_key(secret: bytes, public: bytes, key_id: str, expires: str) -> Key
 
 def _from_json(file: Path, content: bytes) -> Key:
     try:
-        found = msgspec.json.decode(content, type=_KeyFile)
+        found = msgspec.json.decode(content, type=decodable(_KeyFile))
         secret, public = (base64.b64decode(text, validate=True) for text in (found.secret, found.public))
     except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
         # The error names a field and a type, never the secret itself.

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.engine.signing import canonical
 from searchpipe.engine.step import StepOutput
 from searchpipe.engine.store_files import FileFacts, facts_of, files_under, plain, state_of, write_bytes
@@ -94,7 +95,7 @@ def write_record(
 def read_record(folder: Path) -> StepRecord | None:
     """Read ``step.json``; None if there is none that can be read."""
     try:
-        record = msgspec.json.decode((folder / _RECORD).read_bytes(), type=StepRecord)
+        record = msgspec.json.decode((folder / _RECORD).read_bytes(), type=decodable(StepRecord))
     except (OSError, msgspec.MsgspecError):
         return None
     return record if record.format == _FORMAT else None

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.engine.store_files import write_bytes
 from searchpipe.errors import RegistryError
 
@@ -124,7 +125,7 @@ def read_state(folder: Path) -> State | None:
     """
     path = folder / STATE
     try:
-        state = msgspec.json.decode(path.read_bytes(), type=State)
+        state = msgspec.json.decode(path.read_bytes(), type=decodable(State))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -160,7 +161,7 @@ def read_history(folder: Path, state: State) -> list[Event]:
     whole, _, _torn = content.rpartition(b"\n")
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            events.append(msgspec.json.decode(line, type=Event))
+            events.append(msgspec.json.decode(line, type=decodable(Event)))
         except msgspec.MsgspecError as error:
             raise RegistryError(f"{path}, line {number} is no event: {error}.") from error
     if state.last is not None and (not events or events[-1].number < state.last.number):
@@ -202,6 +203,6 @@ def _last_number(path: Path) -> int:
     if not lines:
         return 0
     try:
-        return msgspec.json.decode(lines[-1], type=Event).number
+        return msgspec.json.decode(lines[-1], type=decodable(Event)).number
     except msgspec.MsgspecError as error:
         raise RegistryError(f"{path}, line {len(lines)} is no event: {error}.") from error

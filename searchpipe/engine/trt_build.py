@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.engine.plan_profiles import PlanProfile
 from searchpipe.errors import EngineError
 
@@ -119,7 +120,7 @@ def run_job(job: PlanJob, scratch: Path, *, timeout: float = TIMEOUT_SECONDS) ->
         return PlanResult(error=f"the builder died of signal {-done.returncode}")
     lines = done.stdout.decode("utf-8", "replace").splitlines()
     try:
-        return msgspec.json.decode(lines[-1].encode() if lines else b"", type=PlanResult)
+        return msgspec.json.decode(lines[-1].encode() if lines else b"", type=decodable(PlanResult))
     except msgspec.MsgspecError:
         told = done.stderr.decode("utf-8", "replace").strip().splitlines()
         return PlanResult(
@@ -260,7 +261,7 @@ def main(path: str) -> None:
     # Its standard output is the answer; what bindings deprecate is for us to read in the logs.
     warnings.simplefilter("ignore")
     try:
-        result = build(msgspec.json.decode(Path(path).read_bytes(), type=PlanJob))
+        result = build(msgspec.json.decode(Path(path).read_bytes(), type=decodable(PlanJob)))
     except Exception as error:  # bindings raise TypeError, RuntimeError, pybind's own
         result = PlanResult(error=" ".join(str(error).split())[:1000] or type(error).__name__)
     sys.stdout.write("\n" + msgspec.json.encode(result).decode() + "\n")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.errors import ModelFetchError
 from searchpipe.models.locking import exclusive
 
@@ -78,7 +79,7 @@ class CacheEntry:
     def record(self) -> dict[str, CachedFile]:
         """Files that were published, by path; empty when there is none or the record is unreadable."""
         try:
-            return msgspec.json.decode((self.folder / _RECORD).read_bytes(), type=_Record).files
+            return msgspec.json.decode((self.folder / _RECORD).read_bytes(), type=decodable(_Record)).files
         except (OSError, msgspec.DecodeError):
             return {}
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from searchpipe.decodable import decodable
 from searchpipe.errors import ConfigError, OverloadedError, SearchpipeError
 from searchpipe.page import Page
 from searchpipe.pipeline import Pipeline
@@ -275,7 +276,7 @@ def parse_page(content: bytes) -> Answer:
     )
 
 
-_PAGE = msgspec.json.Decoder(_Page)
+_PAGE = msgspec.json.Decoder(decodable(_Page))
 
 
 def _read(response: http.client.HTTPResponse) -> tuple[int, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 
 from searchpipe.arrays import Float32
+from searchpipe.backends.encoder import TextEncoder
+from searchpipe.backends.onnx_cpu import OnnxCpuEngine
 from searchpipe.catalog import BuildReport, IndexSettings, Snapshot, build_snapshot
 from searchpipe.catalog.lanes import JOBS_HELD, Lane
 from searchpipe.catalog.layout import SnapshotFolder
 from searchpipe.catalog.manifest import read_manifest
 from searchpipe.catalog.progress import BuildProgress
 from searchpipe.catalog.rows import Product, RowChecker
+from searchpipe.config import load_config
 from tests.fakes.catalogs import PRODUCTS, build, write_jsonl
 from tests.fakes.hashed_models import HashedEncoder, HashedTokenizer
 
@@ -143,6 +147,31 @@ def test_an_interrupt_leaves_nothing_and_the_old_snapshot(tmp_path: Path, after:
     assert set(threading.enumerate()) == before
     assert SnapshotFolder(out).current() == first
     assert [child.name for child in (out / "builds").iterdir()] == [first]
+
+
+def test_an_interrupt_does_not_wait_for_the_chunk_that_is_encoded(
+    tmp_path: Path, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ran = threading.Event(), []
+
+    def run(engine: OnnxCpuEngine, feeds: Any) -> Any:
+        begun.set()
+        time.sleep(0.005)
+        ran.append(len(feeds["input_ids"]))
+        return whole(engine, feeds)
+
+    def interrupt(_: BuildProgress) -> None:
+        assert begun.wait(30)
+        raise KeyboardInterrupt
+
+    whole = OnnxCpuEngine.run
+    monkeypatch.setattr(OnnxCpuEngine, "run", run)
+    monkeypatch.setattr(TextEncoder, "_batches", lambda _, lengths: ([row] for row in range(len(lengths))))
+    source = write_jsonl(tmp_path / "p.jsonl", rows(500))
+    models = load_config(world.config).models
+    with pytest.raises(KeyboardInterrupt):
+        build_snapshot(source, tmp_path / "out", models=models, progress=interrupt)
+    assert 0 < len(ran) < 400  # of 500 that take 2.5 s
 
 
 def test_what_one_part_raises_ends_the_build_before_all_rows_are_read(tmp_path: Path) -> None:
