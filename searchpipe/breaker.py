@@ -194,13 +194,15 @@ class CircuitBreaker:
     def _count(self, *, failed: bool, slow: bool) -> None:
         """Add an outcome to the window, and open if its shares say so."""
         policy, now, outcomes = self._policy, self._clock(), self._outcomes
-        outcomes.append((now, failed, slow))
+        # Counts before the call that goes with them: see CONTRIBUTING.md, "Interrupts".
         self._failed += failed
         self._slow += slow
+        outcomes.append((now, failed, slow))
         while len(outcomes) > policy.window or now - outcomes[0][0] > policy.window_s:
-            _, was_failed, was_slow = outcomes.popleft()
+            _, was_failed, was_slow = outcomes[0]
             self._failed -= was_failed
             self._slow -= was_slow
+            outcomes.popleft()
         total = len(outcomes)
         if total < policy.min_outcomes:
             return
@@ -226,5 +228,5 @@ class CircuitBreaker:
         self._changed = now
         self._in_a_row = 0
         self._probe_since = -math.inf
-        self._outcomes.clear()
         self._failed = self._slow = 0
+        self._outcomes.clear()

@@ -14,9 +14,14 @@ from typing import Generic, TypeVar
 
 from searchpipe.admission import Admission
 from searchpipe.allotment import Allotment
-from searchpipe.errors import OverloadedError
+from searchpipe.errors import ClosedError, OverloadedError
 
 T = TypeVar("T")
+
+_TURN_S = 0.2
+"""How long a thread takes one job after the other until it asks the pool for another turn, which says whether
+the pool takes work still: at the interpreter's end pools wait for their threads before any function of
+``atexit`` is called, so that a thread that daemon threads keep busy would keep the process alive."""
 
 
 @dataclass(slots=True, order=True)
@@ -121,14 +126,14 @@ class WaitingRoom(Generic[T]):
 
         Raises:
             OverloadedError: every place is taken by jobs at least as urgent, or it would be late.
-            RuntimeError: the room was closed.
+            ClosedError: the room was closed, or the interpreter is ending.
         """
         now = self._clock()
         urgency = (-priority, due, next(self._tickets))
         turned_out = None
         with self._lock:
             if self._closed:
-                raise RuntimeError("The waiting room was closed.")
+                raise _closed()
             end = now
             if self._admission is not None:
                 ahead = sum(one.urgency < urgency for one in self._waiting)
@@ -147,7 +152,13 @@ class WaitingRoom(Generic[T]):
         if turned_out is not None and turned_out.set_running_or_notify_cancel():
             turned_out.set_exception(self._full())
         if idle:
-            self._threads.submit(self._run)
+            try:
+                self._threads.submit(self._run)
+            except RuntimeError:  # the pool begins nothing any more
+                with self._lock:
+                    self._active -= 1
+                self.leave(future)
+                raise _closed() from None
         return future
 
     def leave(self, future: Future[T]) -> None:
@@ -171,7 +182,11 @@ class WaitingRoom(Generic[T]):
 
     def _run(self) -> None:
         """On a thread: take whatever is most urgent, until nothing waits. Going on costs less than waking."""
+        end = time.monotonic() + _TURN_S
         while True:
+            if time.monotonic() >= end:
+                self._take_another_turn()
+                return
             allotment, refusal = None, None
             with self._lock:
                 if not self._waiting:
@@ -192,6 +207,20 @@ class WaitingRoom(Generic[T]):
                 entry.future.set_exception(refusal)
             else:
                 self._do(entry, allotment)
+
+    def _take_another_turn(self) -> None:
+        try:
+            self._threads.submit(self._run)
+        except RuntimeError as error:
+            if "shutdown" not in str(error):  # the system has no thread left; the turn is queued for this one
+                return
+            with self._lock:
+                self._closed = True
+                self._active -= 1
+                waiting, self._waiting = self._waiting, []
+            for entry in waiting:
+                if entry.future.set_running_or_notify_cancel():
+                    entry.future.set_exception(_closed())
 
     def _do(self, entry: _Entry[T], allotment: Allotment | None) -> None:
         try:
@@ -219,3 +248,7 @@ class WaitingRoom(Generic[T]):
             f"{self._limit} queries wait for a thread, which is the limit.",
             cure="Try again later, or raise pipeline.max_waiting or pipeline.threads.",
         )
+
+
+def _closed() -> ClosedError:
+    return ClosedError("The pipeline was closed, or the interpreter is ending.", cure="Open a new one.")

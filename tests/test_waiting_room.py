@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from searchpipe.admission import Admission
 from searchpipe.allotment import Allotment, Service
-from searchpipe.errors import OverloadedError
+from searchpipe.errors import ClosedError, OverloadedError
 from searchpipe.waiting_room import WaitingRoom
 
 
@@ -131,8 +131,67 @@ def test_closing_cancels_those_that_wait() -> None:
         busy.go.set()
         closing.join(30)
         assert busy.first.result(0) == "first"
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ClosedError):
         busy.room.submit(busy.job("late"), priority=0, due=0.0)
+
+
+def test_a_thread_that_is_never_idle_ends_with_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("searchpipe.waiting_room._TURN_S", 0.001)
+    room: WaitingRoom[int] = WaitingRoom(1, 100)
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        futures = [room.submit(lambda: 1, priority=0, due=1.0) for _ in range(3)]
+        while True:
+            try:
+                assert futures.pop(0).result(30) == 1
+                futures.append(room.submit(lambda: 1, priority=0, due=1.0))
+            except ClosedError as error:
+                errors.append(error)
+                return
+
+    askers = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for asker in askers:
+        asker.start()
+    # What the interpreter's end does, long before it closes the room.
+    ended = threading.Thread(target=room._threads.shutdown, daemon=True)
+    ended.start()
+    for thread in (ended, *askers):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert len(errors) == 3
+    assert len(room) == 0
+
+
+def test_a_room_outlives_a_moment_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_: object) -> None:
+        tried.set()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("searchpipe.waiting_room._TURN_S", 0.001)
+    go, tried = threading.Event(), threading.Event()
+    room: WaitingRoom[bool] = WaitingRoom(1, 4)
+    room._threads = ThreadPoolExecutor(2)  # would begin another thread for another turn
+    first = room.submit(lambda: go.wait(30), priority=0, due=0.0)
+    second = room.submit(tried.is_set, priority=0, due=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        go.wait(0.01)
+        go.set()
+        assert first.result(30)
+        assert second.result(30)  # on a turn of its own
+    assert room.submit(lambda: True, priority=0, due=0.0).result(30)
+    room.close()
+
+
+def test_a_pool_that_begins_nothing_any_more_refuses_as_a_closed_room() -> None:
+    room: WaitingRoom[str] = WaitingRoom(1, 4)
+    room._threads.shutdown()  # as `close` of another thread does, or the end of the interpreter
+    for _ in range(2):
+        with pytest.raises(ClosedError):
+            room.submit(lambda: "late", priority=0, due=0.0)
+        assert (len(room), room._active) == (0, 0)
+    room.close()
 
 
 @settings(max_examples=40, deadline=None)

@@ -12,6 +12,7 @@ import msgspec
 from searchpipe.cache.bounded import BoundedCache, CacheStats
 from searchpipe.cache.bypass import bypassed
 from searchpipe.cache.keys import Key, key_of, size_of
+from searchpipe.decodable import decodable
 from searchpipe.identity import engine_version
 from searchpipe.page import Hit, Page, Span, Trace
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _MIB = 2**20
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(tuple[Hit, ...])
+_DECODER = msgspec.msgpack.Decoder(decodable(tuple[Hit, ...]))
 
 
 class Answers:
