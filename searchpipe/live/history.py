@@ -16,9 +16,20 @@ _LOG = logging.getLogger("searchpipe.live")
 _REMEMBERED = 1000
 
 Step = Literal[
-    "loading", "warming", "checking", "shadowing", "switched", "failed", "good", "rolled_back", "retired"
+    "loading",
+    "warming",
+    "checking",
+    "shadowing",
+    "switched",
+    "failed",
+    "given_up",
+    "good",
+    "rolled_back",
+    "retired",
 ]
-"""``failed``: the new version was not taken on, or a rollback could not be done; the serving one stays."""
+"""``failed``: the new version was not taken on, or a rollback could not be done; the serving one stays.
+``given_up``: so, but because the live pipeline was closed, or the process ended: the version is not to blame,
+and nothing of it is logged as a warning or left in the state folder."""
 
 _WARNINGS = ("failed", "rolled_back")
 

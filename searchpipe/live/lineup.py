@@ -83,16 +83,13 @@ class Lineup:
         Raises:
             ClosedError: the live pipeline was closed.
         """
-        while True:
+        while not self._closed:
             version = self._current
-            if not self._closed and version.enter():
-                break
-            if self._closed:
-                raise ClosedError("The pipeline was closed.", cure="Open a new one.")
-        try:
-            yield version
-        finally:
-            version.leave()
+            with version.lease() as leased:
+                if leased:
+                    yield version
+                    return
+        raise ClosedError("The pipeline was closed.", cure="Open a new one.")
 
     def refuse_if_crowded(self) -> None:
         """SwapError if too many replaced versions are still answering."""
@@ -173,6 +170,8 @@ class Lineup:
         elif verdict is not None:
             try:
                 self.roll_back(verdict.metric, verdict.reason, reopen, only=verdict.version, cool=True)
+            except ClosedError as error:
+                self.history.add("given_up", verdict.version, "", code=error.code, reason=verdict.reason)
             except SearchpipeError as error:
                 why = f"{verdict.reason}; no rollback: {error}"
                 self.history.add("failed", verdict.version, "", code=error.code, reason=why)

@@ -12,6 +12,7 @@ from typing import Any
 
 from searchpipe.errors import ClosedError, ForkedError, SearchpipeError
 from searchpipe.forks import Inherited
+from searchpipe.interpreter_end import LIVE, close_at_end
 from searchpipe.live.follower import Follower
 from searchpipe.live.history import Event, History
 from searchpipe.live.lineup import Lineup
@@ -242,12 +243,26 @@ class LivePipeline(Serving):
             self._closing.set()
             self._woken.set()
         self._swapper.wait()
+        self._lineup.record.ended()
         self._lineup.close()
         for thread in self._threads.values():
             if thread is not threading.current_thread():
                 thread.join()
         self._own.close()
         _open_pipelines.discard(self)
+
+    def end(self, seconds: float) -> None:
+        """Close because the interpreter ends; a swap under way ends at its next step, or is left."""
+        if self._forked:
+            return
+        self._closing.set()
+        self._woken.set()
+        self._lineup.record.ended()
+        due = time.monotonic() + seconds
+        self._swapper.wait(seconds / 2)
+        for version in self._lineup.open_versions():
+            version.end(max(0.0, due - time.monotonic()))
+        self._own.close()
 
     def __enter__(self) -> LivePipeline:
         return self
@@ -332,3 +347,4 @@ class LivePipeline(Serving):
 
 
 _open_pipelines = Inherited()
+close_at_end(LIVE, _open_pipelines)

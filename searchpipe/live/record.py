@@ -59,6 +59,7 @@ class Record:
         self._good: VersionSpec | None = None
         self._trial: VersionSpec | None = None
         self._attempts = 0
+        self._trying = False  # whether one of the attempts is this process's
         self._refused: list[str] = []
         if folder is not None:
             with self._tolerant("prepared"):
@@ -83,7 +84,7 @@ class Record:
         with self._lock:
             self._refused = [*(one for one in self._refused if one != identity), identity][-_REFUSED:]
             if self._trial is not None and self._trial.identity == identity:
-                self._trial, self._attempts = None, 0
+                self._trial, self._attempts, self._trying = None, 0, False
             self._write()
 
     def trying(self, spec: VersionSpec) -> None:
@@ -91,14 +92,15 @@ class Record:
         with self._lock:
             self._refused = [one for one in self._refused if one != spec.identity]
             again = self._trial is not None and self._trial.identity == spec.identity
-            self._trial, self._attempts = spec, self._attempts + 1 if again else 1
+            self._attempts = self._attempts + 1 if again else 1
+            self._trial, self._trying = spec, True
             self._write()
 
     def gave_up(self, spec: VersionSpec) -> None:
         """A version's trial is over, and the last good one stays."""
         with self._lock:
             if self._trial is not None and self._trial.identity == spec.identity:
-                self._trial, self._attempts = None, 0
+                self._trial, self._attempts, self._trying = None, 0, False
                 self._write()
 
     def proven(self, spec: VersionSpec) -> None:
@@ -106,7 +108,18 @@ class Record:
         with self._lock:
             self._good = spec
             if self._trial is not None and self._trial.identity == spec.identity:
-                self._trial, self._attempts = None, 0
+                self._trial, self._attempts, self._trying = None, 0, False
+            self._write()
+
+    def ended(self) -> None:
+        """The process ends in order: if a version is on trial, that does not speak against it. Idempotent."""
+        with self._lock:
+            if not self._trying or self._trial is None:
+                return
+            self._trying = False
+            self._attempts -= 1
+            if not self._attempts:
+                self._trial = None
             self._write()
 
     def tell(self, event: dict[str, Any]) -> None:

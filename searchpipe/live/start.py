@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from searchpipe.errors import SearchpipeError, SwapError
+from searchpipe.interpreter_end import ending
 from searchpipe.live.check import STANDARD, check
-from searchpipe.live.history import History
+from searchpipe.live.history import History, Step
 from searchpipe.live.record import Record
 from searchpipe.live.spec import Wanted
 from searchpipe.live.swapper import Openers
@@ -26,15 +27,19 @@ def start_version(wanted: Wanted, openers: Openers, record: Record, history: His
             return openers.open(good)
         except SearchpipeError as error:
             why = f"The last good version cannot be opened: {error}"
-            history.add("failed", 0, good.identity, code=error.code, reason=why)
+            history.add(_failed(), 0, good.identity, code=error.code, reason=why)
     spec = wanted.pin()
     first = openers.open(spec)
     settings = wanted.config.live.check
     try:
         check(first.pipeline, None, settings.queries or STANDARD, settings)
     except SwapError as error:
-        history.add("failed", first.number, spec.identity, code=error.code, reason=str(error))
+        history.add(_failed(), first.number, spec.identity, code=error.code, reason=str(error))
     else:
         record.proven(spec)
         history.add("good", first.number, spec.identity)
     return first
+
+
+def _failed() -> Step:
+    return "given_up" if ending() else "failed"

@@ -14,6 +14,7 @@ import msgspec
 
 from searchpipe.config import Config
 from searchpipe.errors import ClosedError, SearchpipeError, SwapError
+from searchpipe.interpreter_end import ending
 from searchpipe.live.check import STANDARD, check
 from searchpipe.live.compare import Comparison
 from searchpipe.live.history import Step
@@ -30,6 +31,7 @@ from searchpipe.pipeline import Pipeline
 Opener = Callable[[Path, Config], Pipeline]
 """Opens a pipeline over a build's folder; for pipelines with stages of the user's own."""
 
+_CLOSED = "The pipeline was closed, or the interpreter began to end, while a version was loaded."
 _RECENT = 20  # queries that stand in for golden ones
 
 
@@ -118,7 +120,7 @@ class Swapper:
         Raises:
             SwapError: it failed its check or its shadow, or too many versions are still closing.
             SearchpipeError: it cannot be opened.
-            ClosedError: the live pipeline was closed meanwhile.
+            ClosedError: the live pipeline was closed meanwhile, or the interpreter is ending.
         """
         with self._lock:
             begin = time.monotonic()
@@ -148,12 +150,19 @@ class Swapper:
                 self._go_on()
                 self._lineup.switch(new)
             except BaseException as error:
-                record.gave_up(spec)
+                over = self._over()
+                if over:
+                    record.ended()
+                else:
+                    record.gave_up(spec)
                 if new is not None:
                     new.retire()
                     new.wait_closed()
+                what: Step = "given_up" if over else "failed"
                 code = error.code if isinstance(error, SearchpipeError) else type(error).__name__
-                history.add("failed", number, spec.identity, code=code, reason=str(error))
+                history.add(what, number, spec.identity, code=code, reason=str(error))
+                if over and isinstance(error, Exception):
+                    raise ClosedError(_CLOSED) from error
                 raise
             report = SwapReport(number, spec.identity, time.monotonic() - begin, checked, shadowed)
             self.last = report
@@ -164,19 +173,29 @@ class Swapper:
 
         Raises:
             SearchpipeError: it cannot be opened.
+            ClosedError: the live pipeline was closed meanwhile, or the interpreter is ending.
         """
         with self._lock:
             self._go_on()
-            return self._openers.open(spec)
+            try:
+                return self._openers.open(spec)
+            except SearchpipeError as error:
+                if self._over():
+                    raise ClosedError(_CLOSED) from error
+                raise
 
-    def wait(self) -> None:
-        """Wait for a swap that is under way to end."""
-        with self._lock:
-            return
+    def wait(self, seconds: float = -1) -> None:
+        """Wait for a swap that is under way, for ``seconds`` at most; negative: as long as it takes."""
+        if self._lock.acquire(timeout=seconds):
+            self._lock.release()
+
+    def _over(self) -> bool:
+        """Whether what has failed did so because the live pipeline is being closed, or the process ends."""
+        return self._closing.is_set() or ending()
 
     def _go_on(self) -> None:
         if self._closing.is_set():
-            raise ClosedError("The pipeline was closed while a version was loaded.")
+            raise ClosedError(_CLOSED)
 
     def _golden(self) -> list[str]:
         chosen = self._settings.check.queries or [text for text in self._recent if text]

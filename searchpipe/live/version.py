@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from searchpipe.live.spec import VersionSpec
 from searchpipe.pipeline import Pipeline
@@ -28,33 +30,50 @@ class Version:
         self.spec = spec
         self.pipeline = pipeline
         self.opened = time.time()
-        self._idle = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._leases = 0
         self._retired = False
         self._closed = threading.Event()
 
-    def enter(self) -> bool:
-        """Take a lease, to be given back by :meth:`leave`; False if the version takes no more queries."""
-        with self._idle:
-            if self._retired:
-                return False
-            self._leases += 1
-            return True
-
-    def leave(self) -> None:
-        """Give a lease back."""
-        with self._idle:
-            self._leases -= 1
-            if not self._leases:
-                self._idle.notify_all()
+    @contextmanager
+    def lease(self) -> Iterator[bool]:
+        """Keep it open for the body of a ``with``; yields False if the version takes no more queries."""
+        counted = False  # in one stroke with the count, and given back before any call: see "Interrupts"
+        try:
+            with self._lock:
+                if not self._retired:
+                    self._leases += 1
+                    counted = True
+            yield counted
+        finally:
+            if counted:
+                with self._lock:
+                    self._leases -= 1
+                    if not self._leases:
+                        self._idle.notify_all()
 
     def retire(self) -> None:
-        """Take no more queries, and close when the last one has ended; on a thread of its own. Idempotent."""
+        """Take no more queries, and close when the last one has ended; on a thread of its own. Idempotent.
+
+        Where no thread can be begun, as in Python 3.12 while the interpreter ends, on the caller's.
+        """
         with self._idle:
             if self._retired:
                 return
             self._retired = True
-        threading.Thread(target=self._close, name=f"searchpipe-retire-{self.number}", daemon=True).start()
+        closer = threading.Thread(target=self._close, name=f"searchpipe-retire-{self.number}", daemon=True)
+        try:
+            closer.start()
+        except RuntimeError:
+            self._close()
+
+    def end(self, seconds: float) -> None:
+        """Close because the interpreter ends; what is closing already frees its memory before that, too."""
+        due = time.monotonic() + seconds
+        self.pipeline.end(seconds)
+        if self._retired:
+            self.wait_closed(max(0.0, due - time.monotonic()))
 
     def wait_closed(self, timeout_s: float | None = None) -> bool:
         """Whether it was closed within the time."""

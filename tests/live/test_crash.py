@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from searchpipe.errors import ClosedError
 from searchpipe.live.record import ATTEMPTS, HISTORY, LAST_GOOD, Record
 from searchpipe.live.spec import Wanted
 from tests.fakes.live_versions import config, damage, open_live, publish
@@ -113,6 +115,63 @@ def test_processes_that_die_on_trial_are_counted(catalog: Path, builds: list[Pat
     record.refuse(new.identity)
     assert Record(tmp_path, catalog).refuses(new.identity)
     assert not Record(tmp_path, builds[0]).refuses(new.identity)
+
+
+@pytest.mark.parametrize("by", ["close", "end"])
+def test_processes_that_end_in_order_on_trial_are_not_counted(
+    builds: list[Path], tmp_path: Path, by: str
+) -> None:
+    settings = config(watch={"seconds": 3600.0})
+    new = Wanted.read(builds[1], settings).pin()
+    for _ in range(ATTEMPTS + 1):
+        live = open_live(builds[0], settings, state=tmp_path)
+        assert live.search("red").snapshot == builds[0].name
+        live.swap(builds[1])
+        assert live.lineup.watcher.on_trial
+        if by == "end":
+            live.end(30.0)
+        live.close()
+        assert not Record(tmp_path, builds[0]).refuses(new.identity)
+
+
+def test_an_end_in_order_forgives_no_death(builds: list[Path], tmp_path: Path) -> None:
+    new = Wanted.read(builds[1], config()).pin()
+    for _ in range(ATTEMPTS):
+        Record(tmp_path, builds[0]).trying(new)
+    Record(tmp_path, builds[0]).ended()  # of a process that has not tried it
+    record = Record(tmp_path, builds[0])
+    assert record.refuses(new.identity)
+    record.trying(new)  # asked for by hand
+    record.ended()
+    record.ended()
+    assert Record(tmp_path, builds[0]).refuses(new.identity)
+
+
+def test_a_swap_that_closing_ends_forgives_no_death(builds: list[Path], tmp_path: Path) -> None:
+    settings = config(shadow={"share": 1.0, "seconds": 3600.0})
+    new = Wanted.read(builds[1], settings).pin()
+    Record(tmp_path, builds[0]).trying(new)
+    reached = threading.Event()
+    live = open_live(
+        builds[0],
+        settings,
+        state=tmp_path,
+        listener=lambda event: event.step == "shadowing" and reached.set(),
+    )
+
+    def swap() -> None:
+        with pytest.raises(ClosedError):
+            live.swap(builds[1])
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    assert reached.wait(30)
+    live.close()
+    swapping.join(30)
+    record = Record(tmp_path, builds[0])
+    assert not record.refuses(new.identity)
+    record.trying(new)
+    assert record.refuses(new.identity)  # by the two that died
 
 
 def test_the_history_is_a_file_of_bounded_size(builds: list[Path], tmp_path: Path) -> None:

@@ -160,6 +160,23 @@ def test_the_one_before_cannot_be_opened_again(builds: list[Path], opener: Any, 
         assert live.history[-1].code == "corrupt_snapshot"
 
 
+def test_a_rollback_that_the_end_of_the_process_makes_fail(
+    builds: list[Path], opener: Any, fault: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(watch=WATCH, keep_s=0.0)
+    with open_live(builds[0], settings, opener=opener, clock=Clock(), watch=False) as live:
+        ask(live)
+        live.swap(builds[1])
+        damage(builds[0])
+        fault.broken = True
+        ask(live)
+        live.tick()
+        monkeypatch.setattr("searchpipe.live.swapper.ending", lambda: True)
+        live.tick()
+        assert (live.history[-1].step, live.history[-1].code) == ("given_up", "closed")
+        assert not live.lineup.history.count("failed")
+
+
 def test_a_rollback_behind_an_unproven_version_goes_to_the_last_good_one(
     builds: list[Path], opener: Any, fault: Faulty
 ) -> None:

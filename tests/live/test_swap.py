@@ -19,6 +19,7 @@ from searchpipe.errors import (
     SnapshotNotFoundError,
     SwapError,
 )
+from searchpipe.live.record import HISTORY
 from searchpipe.pipeline import Pipeline
 from searchpipe.stages.base import Work
 from tests.fakes.hashed_stages import Hold, hashed_stages
@@ -269,7 +270,9 @@ def test_reload_takes_on_what_is_published(catalog: Path, builds: list[Path], tm
         assert live.config.score.weight == 0.3
 
 
-def test_closing_ends_a_swap_that_is_under_way(builds: list[Path]) -> None:
+def test_closing_ends_a_swap_that_is_under_way(
+    builds: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     reached, errors = threading.Event(), []
 
     def swap() -> None:
@@ -280,7 +283,10 @@ def test_closing_ends_a_swap_that_is_under_way(builds: list[Path]) -> None:
 
     shadow = {"share": 1.0, "seconds": 3600.0}
     live = open_live(
-        builds[0], config(shadow=shadow), listener=lambda event: event.step == "shadowing" and reached.set()
+        builds[0],
+        config(shadow=shadow),
+        listener=lambda event: event.step == "shadowing" and reached.set(),
+        state=tmp_path / "state",
     )
     swapping = threading.Thread(target=swap)
     swapping.start()
@@ -290,6 +296,27 @@ def test_closing_ends_a_swap_that_is_under_way(builds: list[Path]) -> None:
     swapping.join(30)
     assert len(errors) == 1
     assert all(version.closed for version in live.lineup.open_versions())
+    assert "given_up" in [event.step for event in live.history]
+    assert not live.lineup.history.count("failed")
+    assert "failed" not in (tmp_path / "state" / HISTORY).read_text("utf-8")
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+
+def test_a_version_is_closed_where_no_thread_can_be_begun(
+    builds: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    live = open_live(builds[0])
+    first = live.lineup.current
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        live.swap(builds[1])
+        assert first.closed
+        second = live.lineup.current
+        live.close()
+    assert second.closed
 
 
 def test_a_forked_child_is_told(builds: list[Path]) -> None:
