@@ -30,6 +30,7 @@ from searchpipe.page import Trace
 CALLERS = (1, 4, 16, 64)
 BUDGET_MS = 50.0
 SWITCH_S = 0.001  # as `searchpipe serve` sets it, and docs/serving.md advises; Python's own is 5 ms
+_WARM_UP = 1400  # queries, until what is learnt of times (batches, searches, trials) has settled
 _ALONE = 500
 _TRACED = 100
 _SOAK_PARTS = 4
@@ -81,8 +82,8 @@ def main() -> None:
 
 
 def _warm_up(opened: GpuPipeline, texts: list[str]) -> None:
-    for text in texts[:200]:
-        opened.pipeline.search(text, budget_ms=math.inf)
+    for turn in range(_WARM_UP):
+        opened.pipeline.search(texts[turn % len(texts)], budget_ms=math.inf)
 
 
 def _alone(report: Report, opened: GpuPipeline, texts: list[str]) -> None:
