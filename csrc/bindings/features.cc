@@ -26,8 +26,9 @@ void each_value(py::handle part, Docs docs, std::span<float> room, Use&& use) {
   if (!PyTuple_Check(part.ptr()) || PyTuple_GET_SIZE(part.ptr()) != 2) {
     throw py::type_error("a feature is neither None nor a pair of how and what");
   }
-  const auto how = py::reinterpret_borrow<py::object>(PyTuple_GET_ITEM(part.ptr(), 0)).cast<py::str>();
-  const py::handle given = PyTuple_GET_ITEM(part.ptr(), 1);
+  // Not the macros: those of a debug build of Python are no expressions of C++ within a template.
+  const auto how = py::reinterpret_borrow<py::object>(PyTuple_GetItem(part.ptr(), 0)).cast<py::str>();
+  const py::handle given = PyTuple_GetItem(part.ptr(), 1);
   const auto called = [&] { return how.cast<std::string>(); };
   const bool scaled = is(how, "scaled");
   if (scaled && py::isinstance<py::array_t<double>>(given)) {

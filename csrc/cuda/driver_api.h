@@ -89,6 +89,7 @@ inline constexpr int kAttributeCapabilityMinor = 76;
 inline constexpr int kNodeKernel = 0;
 inline constexpr int kNodeCopy = 1;
 inline constexpr int kNodeMemset = 2;
+inline constexpr int kNodeAllocation = 10;
 inline constexpr int kMemoryHost = 1;
 inline constexpr int kMemoryDevice = 2;
 inline constexpr int kMemoryUnified = 4;

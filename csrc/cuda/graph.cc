@@ -1,9 +1,12 @@
 #include "cuda/graph.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
+#include <vector>
 
 #include "cuda/error.h"
+#include "cuda/graph_nodes.h"
 
 namespace searchpipe::cuda {
 namespace {
@@ -76,6 +79,14 @@ void GraphExec::instantiate(GraphHandle graph) {
 void GraphExec::instantiate_rewritten(GraphHandle graph,
                                       const std::function<Rewritten(GraphHandle)>& rewrite) {
   try {
+    const std::vector<NodeHandle> nodes = nodes_of(graph);
+    const auto allocations = std::count_if(nodes.begin(), nodes.end(),
+                                           [](NodeHandle it) { return type_of(it) == kNodeAllocation; });
+    if (allocations > 0) {
+      rewritten_.left = "all: it allocates memory (" + std::to_string(allocations) +
+                        " times), and the driver copies no such graph";
+      return;
+    }
     GraphHandle clone = nullptr;
     check(driver().cuGraphClone(&clone, graph), "cuGraphClone");
     const GraphOwner owner(clone);

@@ -94,20 +94,13 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::str
   report.bucket = bucket;
   const std::size_t free_before = device_->free_bytes();
   const auto enqueue = [&] { this->enqueue(index, where); };
-  std::function<cuda::Rewritten(cuda::GraphHandle)> rewrite;
-  if (straight_line_) rewrite = std::ref(*straight_line_);
   if (capture) {
     run_until_memory_settles(enqueue);
     try {
-      graphs_[index] = cuda::GraphExec::capture(stream_, enqueue, rewrite);
-      if (places_ && graphs_[index]->nodes() == 1) {
-        throw std::runtime_error("nothing of the model was captured: no work was put on the stream");
-      }
+      capture_bucket(index, enqueue, report);
       graphs_[index]->upload(stream_);
       report.captured = true;
       report.graph_nodes = graphs_[index]->nodes();
-      report.replaced_nodes = graphs_[index]->rewritten().replaced;
-      report.kept_nodes = graphs_[index]->rewritten().left;
     } catch (const std::exception& error) {
       graphs_[index].reset();
       report.reason = error.what();
@@ -121,6 +114,47 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::str
       static_cast<std::int64_t>(free_before) - static_cast<std::int64_t>(device_->free_bytes()), 0);
   costs_[index].fixed = report.milliseconds;
   reports_[index] = std::move(report);
+}
+
+// After a plain run of full rows.
+void GraphEngine::capture_bucket(std::size_t index, const std::function<void()>& enqueue,
+                                 BucketReport& report) {
+  std::function<cuda::Rewritten(cuda::GraphHandle)> rewrite;
+  if (straight_line_) rewrite = std::ref(*straight_line_);
+  graphs_[index] = cuda::GraphExec::capture(stream_, enqueue, rewrite);
+  if (places_ && graphs_[index]->nodes() == 1) {
+    throw std::runtime_error("nothing of the model was captured: no work was put on the stream");
+  }
+  report.kept_nodes = graphs_[index]->rewritten().left;
+  if (graphs_[index]->rewritten().replaced == 0) return;
+  std::string wrong = "it does not write what it writes without";
+  try {
+    if (writes(index, full_rows_output(shape_.buckets[index]))) {
+      report.replaced_nodes = graphs_[index]->rewritten().replaced;
+      return;
+    }
+  } catch (const cuda::CudaError& error) {
+    wrong = error.what();
+  }
+  graphs_[index] = cuda::GraphExec::capture(stream_, enqueue);
+  report.kept_nodes = "all: with kernels in their places, " + wrong;
+}
+
+// Whether the bucket's graph gives this for full rows. Nothing of it is there before.
+bool GraphEngine::writes(std::size_t index, const std::vector<std::byte>& expected) {
+  constexpr unsigned char kNotANumber = 0xff;  // four of them are one in float32
+  stream_.fill(output_.address(), kNotANumber, expected.size());
+  graphs_[index]->launch(stream_);
+  return full_rows_output(shape_.buckets[index]) == expected;
+}
+
+// Of rows that are there: what is in the others' places is nobody's business.
+std::vector<std::byte> GraphEngine::full_rows_output(const Bucket& bucket) {
+  const std::size_t row_bytes = static_cast<std::size_t>(shape_.output_width) * sizeof(float);
+  std::vector<std::byte> output(full_rows(shape_, bucket).size() * row_bytes);
+  stream_.copy_to_host(output.data(), output_.address(), output.size());
+  stream_.synchronize();
+  return output;
 }
 
 // What the plain and the timed runs compute: rows without padding, for kernels that skip padding would seem

@@ -72,6 +72,7 @@ static_assert(searchpipe::cuda::kLossyQuery == CUDA_ERROR_LOSSY_QUERY);
 static_assert(searchpipe::cuda::kNodeKernel == CU_GRAPH_NODE_TYPE_KERNEL);
 static_assert(searchpipe::cuda::kNodeCopy == CU_GRAPH_NODE_TYPE_MEMCPY);
 static_assert(searchpipe::cuda::kNodeMemset == CU_GRAPH_NODE_TYPE_MEMSET);
+static_assert(searchpipe::cuda::kNodeAllocation == CU_GRAPH_NODE_TYPE_MEM_ALLOC);
 static_assert(searchpipe::cuda::kMemoryHost == CU_MEMORYTYPE_HOST);
 static_assert(searchpipe::cuda::kMemoryDevice == CU_MEMORYTYPE_DEVICE);
 static_assert(searchpipe::cuda::kMemoryUnified == CU_MEMORYTYPE_UNIFIED);

@@ -43,6 +43,15 @@ class StreamWork:
         self._pinned.append(address.value)
         return address.value
 
+    def workspace(self, stream: int, nbytes: int) -> int:
+        """Address of memory taken in the stream's order, as libraries take theirs for a product."""
+        address = _ADDRESS()
+        self._call("cuMemAllocAsync", ctypes.byref(address), _SIZE(nbytes), _HANDLE(stream))
+        return address.value
+
+    def give_back(self, stream: int, workspace: int) -> None:
+        self._call("cuMemFreeAsync", _ADDRESS(workspace), _HANDLE(stream))
+
     def fill(self, stream: int, to: int, value: int, element: int, width: int) -> None:
         """Set ``width`` elements of 1, 2 or 4 bytes."""
         name = f"cuMemsetD{8 * element}Async"

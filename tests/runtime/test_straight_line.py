@@ -217,7 +217,7 @@ def written() -> Bytes:
 # How often each is called at least; of modules and functions, besides the row model's.
 CALLS = {
     "cuGraphClone": 1,
-    "cuGraphNodeGetType": 3,
+    "cuGraphNodeGetType": 10,
     "cuGraphMemsetNodeGetParams": 3,
     "cuGraphMemcpyNodeGetParams": 2,
     "cuPointerGetAttributes": 3,
@@ -258,6 +258,88 @@ def test_nodes_whose_edges_carry_data_stay(
     opened = open_steps(device, work, STEPS, nbytes=256)
     assert opened.report.replaced_nodes == 5
     assert opened.report.kept_nodes in ("1 memset", "1 copy")
+    np.testing.assert_array_equal(opened.run(BEFORE), written())
+    opened.close()
+
+
+def test_a_graph_that_allocates_stays_as_captured(device: _core.Device, work: StreamWork) -> None:
+    """As cuBLAS does where it was given no workspace."""
+
+    def put(stream: int, scratch: int) -> None:
+        workspace = work.workspace(stream, 1 << 16)
+        work.fill(stream, workspace, 0x77, 1, 64)
+        work.copy(stream, scratch + 8, workspace, 64)
+        work.give_back(stream, workspace)
+
+    opened = open_engine(device, put, nbytes=256)
+    assert opened.report.graph_nodes == 9
+    assert opened.report.replaced_nodes == 0
+    assert opened.report.kept_nodes.startswith("all: it allocates memory (2 times)")
+    after = opened.run(BEFORE)
+    assert after.tolist() == [77] * 8 + [0x77] * 64 + [77] * 184
+    opened.close()
+
+
+def open_unsteady(device: _core.Device, work: StreamWork, write: Callable[[int], None]) -> _core.GraphEngine:
+    """The row model, whose output ``write`` changes behind it, on the stream of the fake."""
+    kernel = _core.Kernel(device, PTX, "row_scores")
+    scratch = _core.DeviceBuffer(device, 64)
+    host = HostFunctions()
+    engine = _core.GraphEngine(device, [BUCKET])
+
+    def enqueue(_: int, bucket: tuple[int, int], inputs: list[int], output: int, stream: int) -> None:
+        work.fill(stream, scratch.address, 0, 4, 16)
+        kernel.launch(stream, 1, 64, [*inputs, output, *bucket, 1])
+        host.put(stream, lambda: write(output))
+
+    engine.set_enqueue(enqueue)
+    engine.prepare()
+    return engine
+
+
+def test_a_graph_that_writes_something_else_than_the_plain_run_is_not_kept(
+    device: _core.Device, work: StreamWork, fake: FakeDriver
+) -> None:
+    runs: list[int] = []
+
+    def count(output: int) -> None:
+        runs.append(len(runs))
+        ctypes.cast(output, ctypes.POINTER(ctypes.c_float))[BUCKET[0] - 1] = len(runs)
+
+    engine = open_unsteady(device, work, count)
+    (report,) = engine.reports
+    assert (report.captured, report.graph_nodes, report.replaced_nodes) == (True, 3, 0)
+    assert report.kept_nodes == "all: with kernels in their places, it does not write what it writes without"
+    engine.close()
+
+
+def test_a_graph_that_writes_nothing_is_not_kept(
+    device: _core.Device, work: StreamWork, fake: FakeDriver
+) -> None:
+    """What the plain run wrote is not taken for its own."""
+    engine = open_unsteady(device, work, lambda _: None)
+    assert engine.reports[0].replaced_nodes == 1
+    engine.close()
+    lost = []
+
+    def forget(output: int) -> None:
+        lost.append(output)
+        if len(lost) == 3:  # two plain runs come before it
+            ctypes.memset(output, 0xFF, 4 * BUCKET[0])
+
+    engine = open_unsteady(device, work, forget)
+    assert len(lost) > 3
+    assert engine.reports[0].replaced_nodes == 0
+    engine.close()
+
+
+def test_a_graph_that_cannot_be_launched_with_kernels_is_as_captured(
+    device: _core.Device, work: StreamWork, fake: FakeDriver
+) -> None:
+    fake.fail_call("cuGraphLaunch", code=NOT_SUPPORTED)
+    opened = open_steps(device, work, STEPS, nbytes=256)
+    assert opened.report.replaced_nodes == 0
+    assert "cuGraphLaunch" in opened.report.kept_nodes
     np.testing.assert_array_equal(opened.run(BEFORE), written())
     opened.close()
 

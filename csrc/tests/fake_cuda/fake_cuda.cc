@@ -30,7 +30,8 @@ EXPORT int cuGetProcAddress_v2(const char* symbol, void** function, int version,
 #undef FAKE_ENTRY
 #define FAKE_EXTRA(name) {#name, reinterpret_cast<void*>(&name)},
           FAKE_EXTRA(cuMemsetD16Async) FAKE_EXTRA(cuMemsetD32Async) FAKE_EXTRA(cuMemsetD2D8Async)
-              FAKE_EXTRA(cuMemsetD2D16Async) FAKE_EXTRA(cuMemsetD2D32Async)
+              FAKE_EXTRA(cuMemsetD2D16Async) FAKE_EXTRA(cuMemsetD2D32Async) FAKE_EXTRA(cuMemAllocAsync)
+                  FAKE_EXTRA(cuMemFreeAsync)
 #undef FAKE_EXTRA
   };
   auto it = table.find(symbol);

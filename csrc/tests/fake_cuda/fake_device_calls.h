@@ -126,6 +126,40 @@ int cuMemFree(DevicePtr address) {
   std::free(reinterpret_cast<void*>(address));
   return kSuccess;
 }
+// As libraries take a workspace; in a capture the graph's for as long as it lives.
+int cuMemAllocAsync(DevicePtr* address, size_t bytes, void* stream) {
+  ENTER("cuMemAllocAsync");
+  if (bytes == 0) return kInvalidValue;
+  std::shared_ptr<void> memory;
+  {
+    std::lock_guard lock(state().mutex);
+    if (state().device_bytes + bytes > state().capacity) return kOutOfMemory;
+    memory.reset(std::aligned_alloc(256, (bytes + 255) / 256 * 256), [bytes](void* it) {
+      std::lock_guard lock(state().mutex);
+      state().device_memory.erase(reinterpret_cast<DevicePtr>(it));
+      state().device_bytes -= bytes;
+      std::free(it);
+    });
+    *address = reinterpret_cast<DevicePtr>(memory.get());
+    state().device_memory[*address] = bytes;
+    state().device_bytes += bytes;
+    state().stream_memory[*address] = memory;
+  }
+  return static_cast<Stream*>(stream)->enqueue(
+      {"cuMemAllocAsync", [memory] {}, searchpipe::cuda::kNodeAllocation});
+}
+int cuMemFreeAsync(DevicePtr address, void* stream) {
+  ENTER("cuMemFreeAsync");
+  std::shared_ptr<void> memory;
+  {
+    std::lock_guard lock(state().mutex);
+    auto it = state().stream_memory.find(address);
+    if (it == state().stream_memory.end()) return kInvalidValue;
+    memory = std::move(it->second);
+    state().stream_memory.erase(it);
+  }
+  return static_cast<Stream*>(stream)->enqueue({"cuMemFreeAsync", [memory] {}, kNodeFree});
+}
 int cuPointerGetAttributes(unsigned count, int* attributes, void** values, DevicePtr address) {
   ENTER("cuPointerGetAttributes");
   const bool on_device = inside_device_memory(address, 1);

@@ -33,6 +33,7 @@ struct Driver {
   bool initialized = false;
   int retained = 0;
   std::map<uint64_t, size_t> device_memory;
+  std::map<uint64_t, std::shared_ptr<void>> stream_memory;  // of it what cuMemFreeAsync has not freed
   size_t device_bytes = 0;
   size_t pinned_bytes = 0;
   std::unordered_map<void*, size_t> pinned;

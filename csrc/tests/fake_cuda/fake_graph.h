@@ -18,7 +18,7 @@ namespace fake_cuda {
 using Work = std::function<void()>;
 
 // CUgraphNodeType values besides those of driver_api.h.
-enum : int { kNodeHost = 3, kNodeEmpty = 5, kNodeWaitEvent = 6 };
+enum : int { kNodeHost = 3, kNodeEmpty = 5, kNodeWaitEvent = 6, kNodeFree = 11 };
 
 struct Op {
   std::string name;
@@ -58,6 +58,12 @@ struct Graph {
     for (Node* one : node->before) std::erase(one->after, node);
     for (Node* one : node->after) std::erase(one->before, node);
     std::erase_if(nodes, [node](const auto& it) { return it.get() == node; });
+  }
+  // Such graphs cannot be copied, and lose no nodes.
+  bool allocates() const {
+    return std::any_of(nodes.begin(), nodes.end(), [](const auto& it) {
+      return it->op.type == searchpipe::cuda::kNodeAllocation || it->op.type == kNodeFree;
+    });
   }
   std::unique_ptr<Graph> clone() const {
     auto copy = std::make_unique<Graph>();

@@ -49,6 +49,7 @@ int cuGraphGetNodes(void* graph, void** nodes, size_t* count) {
 }
 int cuGraphClone(void** clone, void* graph) {
   ENTER("cuGraphClone");
+  if (static_cast<Graph*>(graph)->allocates()) return kNotSupported;
   *clone = static_cast<Graph*>(graph)->clone().release();
   return kSuccess;
 }
@@ -106,6 +107,7 @@ int cuGraphAddDependencies(void* graph, void* const* from, void* const* to, size
 int cuGraphDestroyNode(void* node) {
   ENTER("cuGraphDestroyNode");
   auto* it = static_cast<Node*>(node);
+  if (it->graph->allocates()) return kNotSupported;
   it->graph->remove(it);
   return kSuccess;
 }

@@ -38,6 +38,7 @@ enum : int {
   kNotReady = 600,
   kIllegalAddress = 700,
   kLaunchFailed = 719,
+  kNotSupported = 801,
   kCaptureUnsupported = 900,
   kCaptureInvalidated = 901,
   kCaptureWrongThread = 908,
