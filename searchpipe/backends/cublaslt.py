@@ -21,7 +21,7 @@ import numpy as np
 from searchpipe.errors import EngineError
 
 #: Epilogues by name: what becomes of x @ weights before it is written.
-EPILOGUES: Final = {"bias": 4, "gelu": 4 | 32}
+EPILOGUES: Final = {"plain": 1, "bias": 4, "gelu": 4 | 32}
 #: Device memory that a product may use beside its operands, bytes; NVIDIA's advice for Hopper.
 WORKSPACE_BYTES: Final = 32 << 20
 
@@ -57,7 +57,7 @@ class Operands:
 
     x: int
     weights: int  # [inner, width]
-    bias: int  # [width]
+    bias: int  # [width]; not read if the epilogue is `plain`
     y: int
 
 
@@ -164,7 +164,8 @@ class Product:
         try:
             self._desc = self._make("cublasLtMatmulDesc", _COMPUTE_FLOAT32, _FLOAT32)
             self._set(_DESC_EPILOGUE, ctypes.c_uint32(EPILOGUES[epilogue]))
-            self._set(_DESC_BIAS_POINTER, ctypes.c_void_p(operands.bias))
+            if epilogue != "plain":
+                self._set(_DESC_BIAS_POINTER, ctypes.c_void_p(operands.bias))
             self._weights = self._layout(kind, width, inner)
             self._x = self._layout(kind, inner, rows)
             self._y = self._layout(kind, width, rows)

@@ -109,7 +109,7 @@ class _Steps:
             for tensor in self.split.between.values()
         }
         self._constants = [
-            (self._copy(step.weights), self._copy(step.bias))
+            (self._copy(step.weights), None if step.bias is None else self._copy(step.bias))
             for step in self.split.steps
             if isinstance(step, ProductStep)
         ]
@@ -153,7 +153,7 @@ class _Steps:
     def _product_call(self, step: ProductStep, bucket: Bucket, weights: Any, bias: Any) -> Callable[[], None]:
         dtype, (rows, inner), source = self._tensor(step.source, bucket)
         _, (_, width), output = self._tensor(step.output, bucket)
-        operands = Operands(source, weights.data_ptr(), bias.data_ptr(), output)
+        operands = Operands(source, weights.data_ptr(), 0 if bias is None else bias.data_ptr(), output)
         product = self.library.product(step.kind, dtype, rows, inner, width, operands)
         stream = self.lane.stream
         return lambda: self.library.enqueue(product, stream)

@@ -19,6 +19,10 @@ from searchpipe.errors import ModelError
 
 #: What follows the product: a bias and a GELU behind it, or the bias of an attention's q.
 KINDS = ("gelu", "bias")
+#: These and ``plain``, all other products, so that ONNX Runtime computes none: its cuBLAS gets no workspace
+#: from it, hence allocates in a capture, and the driver can copy no such graph (runtime::StraightLine).
+EVERY_KIND = (*KINDS, "plain")
+_ALIGNED = 8  # values; a narrower product, a classifier's, takes another way through the library
 # FastGelu is cuBLASLt's form of it (tanh); BiasGelu (erf) differs by at most 0.0005.
 _GELUS = {"BiasGelu", "FastGelu"}
 _ATTENTION = "PackedMultiHeadAttention"
@@ -45,13 +49,16 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class ProductStep:
-    """output [n, width] = epilogue(source [n, inner] @ weights [inner, width] + bias [width])."""
+    """output [n, width] = epilogue(source [n, inner] @ weights [inner, width] + bias [width]).
+
+    Without a bias if it is ``plain``.
+    """
 
     kind: str
     source: str
     output: str
     weights: np.ndarray[Any, Any]
-    bias: np.ndarray[Any, Any]
+    bias: np.ndarray[Any, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ class _Piece:
 
 
 def split_graph(path: Path, kinds: Sequence[str], model: Any = None) -> SplitGraph:
-    """Cut the packed graph in ``path`` at its products of these ``kinds`` (:data:`KINDS`).
+    """Cut the packed graph in ``path`` at its products of these ``kinds`` (of :data:`EVERY_KIND`).
 
     Args:
         path: the file, for messages too.
@@ -145,14 +152,17 @@ class _Splitting:
         """The product that begins with this MatMul, if it is one of those wanted."""
         if node.op_type != "MatMul" or node.output[0] in self._outputs:
             return None
-        readers = self._graph.readers.get(node.output[0], [])
         weights = self._graph.constant(node.input[1])
-        if (
-            len(readers) != 1
-            or weights is None
-            or weights.ndim != _MATRIX
-            or node.input[0] in self._constants
-        ):
+        if weights is None or weights.ndim != _MATRIX or node.input[0] in self._constants:
+            return None
+        product = self._with_epilogue(node, weights)
+        if product is None and "plain" in self._kinds and weights.shape[1] % _ALIGNED == 0:
+            product = ProductStep("plain", node.input[0], node.output[0], weights)
+        return product
+
+    def _with_epilogue(self, node: Any, weights: np.ndarray[Any, Any]) -> ProductStep | None:
+        readers = self._graph.readers.get(node.output[0], [])
+        if len(readers) != 1:
             return None
         [reader] = readers
         others = [name for name in reader.input if name != node.output[0]]

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from searchpipe import _core
 from searchpipe.backends.onnx_prepare import PrepareOptions, prepare_onnx
-from searchpipe.backends.onnx_split import GraphStep, ProductStep, SplitGraph, split_graph
+from searchpipe.backends.onnx_split import EVERY_KIND, GraphStep, ProductStep, SplitGraph, split_graph
 from searchpipe.errors import ModelError
 from tests.fakes import packed_graph
 from tests.fakes.tiny_bert import LONGEST, VOCABULARY, save_bert
@@ -42,7 +42,9 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def compute(step: ProductStep, x: np.ndarray) -> np.ndarray:
     """What cuBLASLt's manual says: the bias, then the GELU with tanh; all in float32."""
-    y = x.astype(np.float32) @ step.weights.astype(np.float32) + step.bias.astype(np.float32)
+    y = x.astype(np.float32) @ step.weights.astype(np.float32)
+    if step.bias is not None:
+        y += step.bias.astype(np.float32)
     if step.kind == "gelu":
         y = y / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
     return y.astype(x.dtype)
@@ -91,8 +93,8 @@ def run_split(split: SplitGraph, rows: Sequence[Sequence[int]], types: Sequence[
     return values[output]
 
 
-@pytest.mark.parametrize("kinds", [["gelu"], ["bias"], ["gelu", "bias"]])
-def test_pieces_score_as_the_whole_graph(packed: Path, kinds: list[str]) -> None:
+@pytest.mark.parametrize("kinds", [["gelu"], ["bias"], ["gelu", "bias"], ["plain"], EVERY_KIND])
+def test_pieces_score_as_the_whole_graph(packed: Path, kinds: Sequence[str]) -> None:
     split = split_graph(packed, kinds)
     expected = packed_graph.run_packed(packed, ROWS, TYPES, longest_row=LONGEST)
     assert np.ptp(expected) > 0.1
@@ -112,6 +114,17 @@ def test_products_leave_the_graph(packed: Path) -> None:
     )
     whole.subtract({"BiasGelu": LAYERS, "MatMul": 2 * LAYERS, "Add": LAYERS})
     assert left == +whole
+
+
+def test_no_product_but_the_classifier_is_left(packed: Path) -> None:
+    split = split_graph(packed, EVERY_KIND)
+    products = Counter(step.kind for step in split.steps if isinstance(step, ProductStep))
+    # Keys, values, behind the attention and behind the GELU; and the pooler.
+    assert products == {"gelu": LAYERS, "bias": LAYERS, "plain": 4 * LAYERS + 1}
+    left = [node for step in split.steps if isinstance(step, GraphStep) for node in step.model.graph.node]
+    assert [node.op_type for node in left if node.op_type in ("MatMul", "Gemm")] == ["MatMul"]
+    pieces = [isinstance(step, GraphStep) for step in split.steps]
+    assert pieces.count(True) == 3 * LAYERS + 2
 
 
 def test_every_piece_is_a_model_of_its_own(packed: Path) -> None:
