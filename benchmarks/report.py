@@ -8,7 +8,8 @@ A benchmark is a module that runs as ``python -m benchmarks.NAME [--json FILE]``
         report.figure("pack_speedup_vs_tokenizers", 120.0, unit="x", goal=">= 100")
         report.finish()
 
-The JSON is ``{"benchmark", "machine", "versions", "seed", "figures": {name: number}, "times": {...}}``.
+The JSON is ``{"benchmark", "machine", "versions", "seed", "figures": {name: number}, "goals": {name: text},
+"times": {...}, "notes": [...]}``; ``benchmarks.goals`` reads the goals.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ class Report:
     json_path: Path | None = None
     packages: Sequence[str] = ()
     figures: dict[str, float] = field(default_factory=dict)
+    goals: dict[str, str] = field(default_factory=dict)
     distributions: dict[str, dict[str, float]] = field(default_factory=dict)
     _rows: list[tuple[str, str, str]] = field(default_factory=list)
     _notes: list[str] = field(default_factory=list)
@@ -154,6 +156,8 @@ class Report:
         if name in self.figures:
             raise ValueError(f"figure {name} was recorded before; give each figure a name of its own")
         self.figures[name] = number
+        if goal:
+            self.goals[name] = goal
         self._rows.append((name, f"{number:,.4g} {unit}".strip(), goal))
 
     def times(self, name: str, seconds: ArrayLike) -> dict[str, float]:
@@ -176,6 +180,7 @@ class Report:
             "versions": versions(self.packages),
             "seed": self.seed,
             "figures": self.figures,
+            "goals": self.goals,
             "times": self.distributions,
             "notes": self._notes,
         }

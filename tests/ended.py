@@ -98,6 +98,13 @@ def pipeline(folder: str, config: str) -> Step:
     return lambda: one.search("shoes")
 
 
+def gpu(folder: str, config: str) -> Step:
+    table = tomllib.loads(Path(config).read_text("utf-8"))
+    table |= {"gpu": {"use": "always", "reserve_mb": 32}, "recall": {"gpu": {"use": "always", "temp_mb": 16}}}
+    one = Pipeline.open(folder, table)
+    return lambda: one.search("shoes", budget_ms=math.inf)
+
+
 def early(_folder: str, _config: str) -> Step:
     """Searches on threads of a pool that always find another one: they may not wait for an idle moment."""
     pool, query = ThreadPoolExecutor(_THREADS, "early"), Query("shoes", 10)

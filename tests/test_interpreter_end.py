@@ -14,6 +14,7 @@ import pytest
 from searchpipe.errors import ClosedError
 from searchpipe.interpreter_end import NativeCalls, ending
 from searchpipe.live.record import HISTORY, LAST_GOOD
+from tests.fakes.cuda_driver import real_driver_present
 
 
 def run(kind: str, world: Any, scratch: Path) -> subprocess.CompletedProcess[str]:
@@ -29,6 +30,13 @@ def test_the_process_does_not_abort(kind: str, world: Any, tmp_path: Path) -> No
     ended = run(kind, world, tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert int(ended.stdout) >= 1  # each thread was at work
+
+
+@pytest.mark.skipif(not real_driver_present(), reason="needs a GPU")
+def test_a_process_that_searches_on_a_gpu_ends(world: Any, tmp_path: Path) -> None:
+    ended = run("gpu", world, tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) >= 1
 
 
 @pytest.mark.parametrize("kind", ["blobs", "mask", "callback"])
