@@ -6,10 +6,11 @@ import importlib
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,6 +132,30 @@ class BusyMeter:
             self._samples.append(int(self._nvml.nvmlDeviceGetUtilizationRates(self._device).gpu))
 
 
+class Span(NamedTuple):
+    """A kernel or a copy; begin and end in seconds on one clock."""
+
+    start: float
+    end: float
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Times in which the GPU waited for the host, by what it did before and afterwards.
+
+    Attributes:
+        before, after: names of the kernels or copies.
+        seconds: all such times together.
+        times: how many there were.
+    """
+
+    before: str
+    after: str
+    seconds: float
+    times: int
+
+
 @dataclass(frozen=True, slots=True)
 class GpuTime:
     """What a GPU did, in seconds.
@@ -138,14 +163,16 @@ class GpuTime:
     Attributes:
         busy: some kernel or copy ran.
         gaps: from the end of one to the begin of the next, where that was shorter than :data:`GAP_S`.
+        idle: the longer gaps, those that took most first.
     """
 
     busy: float
     gaps: float
+    idle: tuple[Idle, ...]
 
 
 def gpu_time(work: Callable[[], object]) -> GpuTime:
-    """What the GPU did while ``work`` ran, by PyTorch's profiler (CUPTI)."""
+    """What the GPU did while ``work`` ran, by PyTorch's profiler (CUPTI), which makes launches slower."""
     torch: Any = importlib.import_module("torch")
     profiler: Any = importlib.import_module("torch.profiler")
     torch.cuda.init()
@@ -153,22 +180,26 @@ def gpu_time(work: Callable[[], object]) -> GpuTime:
         work()
         torch.cuda.synchronize()
     return covered_time(
-        (event.time_range.start / 1e6, event.time_range.end / 1e6)
+        Span(event.time_range.start / 1e6, event.time_range.end / 1e6, event.name)
         for event in recorded.events()
         if event.device_type == torch.autograd.DeviceType.CUDA
     )
 
 
-def covered_time(spans: Iterable[tuple[float, float]]) -> GpuTime:
-    """The time that ``spans`` (begin, end; seconds) cover together, and the short gaps between them."""
+def covered_time(spans: Iterable[Span]) -> GpuTime:
+    """The time that ``spans`` cover together, the short gaps between them, and the long ones."""
     busy = gaps = 0.0
-    covered = -math.inf
-    for start, end in sorted(spans):
+    covered, last = -math.inf, ""
+    idle: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for start, end, name in sorted(spans):
         if start > covered:
             if start - covered < GAP_S:
                 gaps += start - covered
+            elif not math.isinf(covered):
+                idle[last, name].append(start - covered)
             covered = start
         if end > covered:
             busy += end - covered
-            covered = end
-    return GpuTime(busy, gaps)
+            covered, last = end, name
+    waits = [Idle(before, after, sum(times), len(times)) for (before, after), times in idle.items()]
+    return GpuTime(busy, gaps, tuple(sorted(waits, key=lambda wait: -wait.seconds)))

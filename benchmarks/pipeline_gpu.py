@@ -33,6 +33,7 @@ SWITCH_S = 0.001  # as `searchpipe serve` sets it, and docs/serving.md advises; 
 _WARM_UP = 1400  # queries, until what is learnt of times (batches, searches, trials) has settled
 _ALONE = 500
 _TRACED = 100
+_WAITS, _NAME_CHARS = 8, 60  # of the GPU's waits that are told; of a kernel's name
 _SOAK_PARTS = 4
 
 
@@ -119,6 +120,16 @@ def _alone(report: Report, opened: GpuPipeline, texts: list[str]) -> None:
         f"host: the median of {_TRACED} queries, less the mean time in which the GPU ran a kernel or a copy "
         f"for them, less its gaps under {1e6 * GAP_S:.0f} us: from kernel to kernel no host takes part"
     )
+    for wait in gpu.idle[:_WAITS]:
+        report.note(
+            f"under the profiler the GPU waited {1e6 * wait.seconds / _TRACED:.0f} us a query, in "
+            f"{wait.times / _TRACED:.1f} times, from {_short(wait.before)} to {_short(wait.after)}"
+        )
+
+
+def _short(kernel: str) -> str:
+    """The beginning of a kernel's name, which may be pages of template arguments."""
+    return kernel if len(kernel) <= _NAME_CHARS else f"{kernel[:_NAME_CHARS]}..."
 
 
 def _closed(report: Report, opened: GpuPipeline, texts: list[str], args: argparse.Namespace) -> float:
