@@ -75,7 +75,12 @@ class DeviceEngine:
             f"{len(self.lanes)} lane(s), {slots} slots, {memory:.0f} MiB of activations and graphs"
         )
         failed = self.not_captured
-        return f"{text}; not captured: {next(iter(failed.values()))}" if failed else text
+        if failed:
+            text += f"; not captured: {next(iter(failed.values()))}"
+        mixed = [report.kept_nodes for report in reports if report.kept_nodes]
+        if mixed:  # the driver launches them node by node
+            text += f"; {len(mixed)} graphs have nodes that are no kernels ({mixed[-1]})"
+        return text
 
     def close(self) -> None:
         """Drop graphs, then what they ran on."""

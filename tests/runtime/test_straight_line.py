@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from searchpipe import _core
+from searchpipe.backends.device_engine import Loaded, open_lanes
 from tests.fakes.cuda_driver import FakeDriver, HostFunctions
 from tests.runtime.row_model import CLS, PTX, SEP, expected_texts
 from tests.runtime.stream_work import Bytes, Copy, Fill, StreamWork
@@ -278,6 +279,30 @@ def test_a_graph_that_allocates_stays_as_captured(device: _core.Device, work: St
     after = opened.run(BEFORE)
     assert after.tolist() == [77] * 8 + [0x77] * 64 + [77] * 184
     opened.close()
+
+
+def test_an_engine_tells_of_graphs_that_are_not_kernels_alone(
+    device: _core.Device, work: StreamWork, fake: FakeDriver
+) -> None:
+    kernel, ordinary = _core.Kernel(device, PTX, "row_scores"), np.zeros(16, np.uint8)
+    scratch = _core.DeviceBuffer(device, 64)
+
+    def load(_: _core.GraphEngine) -> Loaded:
+        def enqueue(_: int, bucket: tuple[int, int], inputs: list[int], output: int, stream: int) -> None:
+            kernel.launch(stream, 1, 64, [*inputs, output, *bucket, 1])
+            work.fill(stream, scratch.address, 1, 1, 16)
+            if bucket[0] > 4:
+                work.copy_in(stream, scratch.address, ordinary.ctypes.data, 16)
+
+        return Loaded(enqueue, ordinary)
+
+    told = []
+    for buckets in ([(4, 16)], [(4, 16), (8, 16), (8, 32)]):
+        with open_lanes(
+            "model", "runtime", device=device, buckets=buckets, inputs=3, output_width=1, load=load
+        ) as engine:
+            told.append(engine.describe().partition("; ")[2])
+    assert told == ["", "2 graphs have nodes that are no kernels (1 copy)"]
 
 
 def open_unsteady(device: _core.Device, work: StreamWork, write: Callable[[int], None]) -> _core.GraphEngine:
