@@ -14,6 +14,8 @@
 #
 # Each step's log and figures go to FOLDER (gpu-check). A step that fails does not stop the others; the exit
 # status is 1 then. ${PYTHON:-python3} has searchpipe with its extension, the extras `gpu` and `bench`, and pytest.
+# Where no package index can be reached, SEARCHPIPE_GPU_MODELS names a folder with the models
+# (benchmarks/gpu_models.py says which files) and SEARCHPIPE_SHARED the one with ESCI's data.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +27,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --out) out=$2; shift 2 ;;
     --products) products=$2; shift 2 ;;
-    -*) sed -n '2,17s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    -*) sed -n '2,19s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     *) steps+=("$1"); shift ;;
   esac
 done
