@@ -113,7 +113,12 @@ def _measure_peers(report: Report, bench: Bench, ours: float) -> None:
     rows = range(len(bench.task.queries))
     texts = [bench.texts(row) for row in rows]
     for name, make in makers.items():
-        seconds = _peer_times(make(), bench.task.queries, texts)
+        try:
+            peer = make()
+        except ImportError as error:
+            report.note(f"{name} was not measured: {error}")
+            continue
+        seconds = _peer_times(peer, bench.task.queries, texts)
         found = report.times(name, seconds)
         report.figure(f"speedup_vs_{name}", found["p50"] / ours, unit="x", goal=goals.get(name, ""))
 
