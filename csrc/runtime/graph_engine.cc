@@ -100,7 +100,6 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::str
       capture_bucket(index, enqueue, report);
       graphs_[index]->upload(stream_);
       report.captured = true;
-      report.graph_nodes = graphs_[index]->nodes();
     } catch (const std::exception& error) {
       graphs_[index].reset();
       report.reason = error.what();
@@ -116,42 +115,50 @@ void GraphEngine::prepare_bucket(std::size_t index, bool capture, const std::str
   reports_[index] = std::move(report);
 }
 
-// After a plain run of full rows.
 void GraphEngine::capture_bucket(std::size_t index, const std::function<void()>& enqueue,
                                  BucketReport& report) {
   std::function<cuda::Rewritten(cuda::GraphHandle)> rewrite;
   if (straight_line_) rewrite = std::ref(*straight_line_);
-  graphs_[index] = cuda::GraphExec::capture(stream_, enqueue, rewrite);
-  if (places_ && graphs_[index]->nodes() == 1) {
+  cuda::GraphExec graph = cuda::GraphExec::capture(stream_, enqueue, rewrite);
+  if (places_ && graph.nodes() == 1) {
     throw std::runtime_error("nothing of the model was captured: no work was put on the stream");
   }
-  report.kept_nodes = graphs_[index]->rewritten().left;
-  if (graphs_[index]->rewritten().replaced == 0) return;
-  std::string wrong = "it does not write what it writes without";
-  try {
-    if (writes(index, full_rows_output(shape_.buckets[index]))) {
-      report.replaced_nodes = graphs_[index]->rewritten().replaced;
-      return;
+  const cuda::Rewritten& rewritten = graph.rewritten();
+  report.graph_nodes = graph.nodes();
+  report.kept_nodes = rewritten.left;
+  if (rewritten.replaced > 0) {
+    cuda::GraphExec as_captured = cuda::GraphExec::capture(stream_, enqueue);
+    const std::string wrong = difference(shape_.buckets[index], graph, as_captured);
+    if (wrong.empty()) {
+      report.replaced_nodes = rewritten.replaced;
+    } else {
+      report.kept_nodes = "all: with kernels in their places, " + wrong;
+      graph = std::move(as_captured);
     }
-  } catch (const cuda::CudaError& error) {
-    wrong = error.what();
   }
-  graphs_[index] = cuda::GraphExec::capture(stream_, enqueue);
-  report.kept_nodes = "all: with kernels in their places, " + wrong;
+  graphs_[index] = std::move(graph);
 }
 
-// Whether the bucket's graph gives this for full rows. Nothing of it is there before.
-bool GraphEngine::writes(std::size_t index, const std::vector<std::byte>& expected) {
-  constexpr unsigned char kNotANumber = 0xff;  // four of them are one in float32
-  stream_.fill(output_.address(), kNotANumber, expected.size());
-  graphs_[index]->launch(stream_);
-  return full_rows_output(shape_.buckets[index]) == expected;
+// What is wrong with the first graph if the second is right; empty if nothing is. Throws if the second fails.
+std::string GraphEngine::difference(const Bucket& bucket, const cuda::GraphExec& rewritten,
+                                    const cuda::GraphExec& as_captured) {
+  std::vector<std::byte> found;
+  try {
+    found = output_of(bucket, rewritten);
+  } catch (const cuda::CudaError& error) {
+    return error.what();
+  }
+  return found == output_of(bucket, as_captured) ? "" : "it does not write what it writes without";
 }
 
-// Of rows that are there: what is in the others' places is nobody's business.
-std::vector<std::byte> GraphEngine::full_rows_output(const Bucket& bucket) {
+// For full rows, of rows that are there: what is in the others' places is nobody's business.
+std::vector<std::byte> GraphEngine::output_of(const Bucket& bucket, const cuda::GraphExec& graph) {
+  constexpr unsigned char kNotANumber =
+      0xff;  // four of them are one in float32: what a graph leaves out shows
   const std::size_t row_bytes = static_cast<std::size_t>(shape_.output_width) * sizeof(float);
   std::vector<std::byte> output(full_rows(shape_, bucket).size() * row_bytes);
+  stream_.fill(output_.address(), kNotANumber, output.size());
+  graph.launch(stream_);
   stream_.copy_to_host(output.data(), output_.address(), output.size());
   stream_.synchronize();
   return output;

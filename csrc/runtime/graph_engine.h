@@ -65,8 +65,8 @@ class GraphEngine {
   // For every bucket, largest first: plain enqueues (lazy initialisation and
   // allocation must not happen during capture), capture, a timed replay. A
   // bucket that cannot be captured keeps the plain enqueue, with the reason,
-  // and one whose rewritten graph does not write what the plain enqueue wrote,
-  // bit for bit, the graph as captured.
+  // and one whose rewritten graph does not write, bit for bit, what the graph
+  // as captured writes, the latter.
   // Throws if the plain enqueue fails, before a capture or after a failed one.
   // `capture` false: plain enqueues only, because of `why_not`.
   void prepare(bool capture, const std::string& why_not = "capture is switched off");
@@ -93,8 +93,9 @@ class GraphEngine {
   void enqueue(std::size_t index, const Addresses& where);
   void prepare_bucket(std::size_t index, bool capture, const std::string& why_not);
   void capture_bucket(std::size_t index, const std::function<void()>& enqueue, BucketReport& report);
-  bool writes(std::size_t index, const std::vector<std::byte>& expected);
-  std::vector<std::byte> full_rows_output(const Bucket& bucket);
+  std::string difference(const Bucket& bucket, const cuda::GraphExec& rewritten,
+                         const cuda::GraphExec& as_captured);
+  std::vector<std::byte> output_of(const Bucket& bucket, const cuda::GraphExec& graph);
   void write_full_rows(const Bucket& bucket);
   void run_until_memory_settles(const std::function<void()>& enqueue);
   void recover_from_failed_capture(const std::function<void()>& enqueue);

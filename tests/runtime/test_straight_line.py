@@ -322,7 +322,7 @@ def open_unsteady(device: _core.Device, work: StreamWork, write: Callable[[int],
     return engine
 
 
-def test_a_graph_that_writes_something_else_than_the_plain_run_is_not_kept(
+def test_a_graph_that_writes_something_else_with_kernels_is_not_kept(
     device: _core.Device, work: StreamWork, fake: FakeDriver
 ) -> None:
     runs: list[int] = []
@@ -341,7 +341,7 @@ def test_a_graph_that_writes_something_else_than_the_plain_run_is_not_kept(
 def test_a_graph_that_writes_nothing_is_not_kept(
     device: _core.Device, work: StreamWork, fake: FakeDriver
 ) -> None:
-    """What the plain run wrote is not taken for its own."""
+    """What an earlier run wrote is not taken for its own."""
     engine = open_unsteady(device, work, lambda _: None)
     assert engine.reports[0].replaced_nodes == 1
     engine.close()
