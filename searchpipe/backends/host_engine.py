@@ -79,7 +79,8 @@ def _vectors(model: LocalModel) -> Callable[[Float32, Int32], Float32]:
         else:
             vectors = hidden[:, 0] if model.pooling == "cls" else hidden
         if model.normalize:
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_NORM)
+            lengths: Any = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_NORM)
+            vectors = vectors / lengths
         return vectors.astype(np.float32, copy=False)
 
     return pool

@@ -42,7 +42,7 @@ class CandidatePool:
         self._generator = torch.Generator(device).manual_seed(seed)
         self._rng = np.random.default_rng(seed)
         used, places = np.unique(docs.ids, return_inverse=True)
-        self._slot = np.full(int(max(docs.ids.max(), 31000)) + 1, -1, np.int64)
+        self._slot = np.full(max(int(docs.ids.max()), 31000) + 1, -1, np.int64)
         self._slot[used] = np.arange(len(used))
         self._slot[0] = -1  # padding
         flat = torch.from_numpy(

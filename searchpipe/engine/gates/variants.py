@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -217,5 +217,6 @@ def cosines(vectors: Float32, texts: Sequence[str], pairs: Sequence[Pair], input
 
 
 def _unit(vectors: Float32) -> Float32:
-    unit: Float32 = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_NORM)
+    lengths: Any = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), _SMALLEST_NORM)
+    unit: Float32 = vectors / lengths
     return unit
