@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.gpu_load import GAP_S, BusyMeter, closed_loop, gpu_time, open_loop
 from benchmarks.gpu_pipeline import GpuPipeline, build_catalog, open_pipeline, query_texts
 from benchmarks.report import Report, quantiles
+from searchpipe.backends import onnx_split
 from searchpipe.device.facts import driver_facts
 from searchpipe.page import Trace
 
@@ -47,6 +48,9 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, help="a TensorRT plan of the cross-encoder to try first")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load (default: %(default)s)")
     parser.add_argument("--soak", type=int, default=0, help="queries of the memory check")
+    parser.add_argument(
+        "--every-product", action="store_true", help="let cuBLASLt compute all products (score_variants)"
+    )
     parser.add_argument("--build-only", action="store_true")
     args = parser.parse_args()
     facts = driver_facts()
@@ -60,6 +64,8 @@ def main() -> None:
     packages = ("onnxruntime-gpu", "faiss-gpu-cuvs", "tokenizers")
     report = Report.from_args("pipeline_gpu", title, packages=packages, args=args)
     report.note(facts.devices[0].line())
+    if args.every_product:
+        onnx_split.KINDS = onnx_split.EVERY_KIND  # read when the pipeline is opened; no setting asks for them
     begin = time.perf_counter()
     opened = open_pipeline(catalog, lanes=args.lanes, slots=args.slots, budget_ms=BUDGET_MS, plan=args.plan)
     report.figure("open_s", time.perf_counter() - begin, unit="s")

@@ -18,10 +18,10 @@ from searchpipe.backends.indexed_graph import IndexedGraph
 from searchpipe.errors import ModelError
 
 #: What follows the product: a bias and a GELU behind it, or the bias of an attention's q.
-KINDS = ("gelu", "bias")
+KINDS: tuple[str, ...] = ("gelu", "bias")
 #: These and ``plain``, all other products, so that ONNX Runtime computes none: its cuBLAS gets no workspace
 #: from it, hence allocates in a capture, and the driver can copy no such graph (runtime::StraightLine).
-EVERY_KIND = (*KINDS, "plain")
+EVERY_KIND: tuple[str, ...] = (*KINDS, "plain")
 _ALIGNED = 8  # values; a narrower product, a classifier's, takes another way through the library
 # FastGelu is cuBLASLt's form of it (tanh); BiasGelu (erf) differs by at most 0.0005.
 _GELUS = {"BiasGelu", "FastGelu"}
