@@ -10,17 +10,11 @@ from searchpipe import _core
 from searchpipe.arrays import Float32
 from searchpipe.breaker import BreakerPolicy, CircuitBreaker
 from searchpipe.deadline import ANSWERING, Clock
-from searchpipe.errors import (
-    ClosedError,
-    EngineError,
-    EngineFailedError,
-    EngineUnavailableError,
-    PipelineError,
-)
+from searchpipe.errors import ClosedError, EngineError, EngineUnavailableError, PipelineError
 from searchpipe.forks import Inherited
 from searchpipe.interpreter_end import ENGINES, close_at_end
-from searchpipe.runtime.bad_scores import mostly_bad
 from searchpipe.runtime.chain_keeper import ChainKeeper
+from searchpipe.runtime.chain_outcomes import ChainOutcomes
 from searchpipe.runtime.chain_request import Begun, Request, Spare, once
 from searchpipe.runtime.forecast import Forecaster
 from searchpipe.runtime.links import Link, LinkState, Live, Opened
@@ -32,12 +26,6 @@ Submit = Callable[[_core.Scorer], _core.Ticket]
 
 Start = Callable[[_core.Scorer], tuple[_core.Ticket, _core.Flight] | None]
 """Begins a request of a scorer; None: there is none to be made."""
-
-_SLOW = 20.0
-"""Times what a request was expected to take, its queue included: below that the next engine is no faster."""
-
-_STALL_S = 2.0
-"""Without any result for so long, while requests ran out of their time, an engine hangs."""
 
 
 class EngineChain:
@@ -81,15 +69,14 @@ class EngineChain:
     ) -> None:
         if not links:
             raise PipelineError("An engine chain needs at least one link.")
-        self._policy = policy or BreakerPolicy()
+        policy = policy or BreakerPolicy()
         self._clock = clock
-        self._last_result = clock()
-        self._timeouts = 0  # since the last result
         self._keeper = ChainKeeper(
             links,
-            [CircuitBreaker(self._policy, clock=clock) for _ in links],
+            [CircuitBreaker(policy, clock=clock) for _ in links],
             {"max_queued_rows": max_queued_rows, "batch_tokens": batch_tokens},
         )
+        self._outcomes = ChainOutcomes(self._keeper, policy.failures, clock)
         self._keeper.open_first()
         _open_chains.add(self)
 
@@ -174,7 +161,7 @@ class EngineChain:
             except ClosedError:
                 self._moved_on(request.live)
                 continue
-            return self._result(request, ended, timeout)
+            return self._outcomes.result(request, ended, timeout)
 
     def begin(self, start: Start) -> Begun | None:
         """Put a request on its way, to be finished with :meth:`finish` on this thread, or abandoned.
@@ -225,7 +212,7 @@ class EngineChain:
         spare = None if meanwhile is None else once(meanwhile)
         late = None if before_end is None else once(before_end)
         request, flight = begun
-        return self._result(request, request.finish(flight, timeout, spare, late), timeout)
+        return self._outcomes.result(request, request.finish(flight, timeout, spare, late), timeout)
 
     async def run_async(self, submit: Submit) -> Float32:
         """As :meth:`run`, for an event loop, which the scorer wakes; a cancelled task cancels its request."""
@@ -233,12 +220,12 @@ class EngineChain:
         if trial is not None:
             try:
                 await trial.ended()
-                return self._result(trial)
+                return self._outcomes.result(trial)
             except EngineError:
                 pass
         request = self._begin(submit, queue=True)
         await request.ended()
-        return self._result(request)
+        return self._outcomes.result(request)
 
     def wait_until_serving(self, timeout: float | None = None) -> bool:
         """Wait for a link that is being opened; True if one serves then."""
@@ -273,7 +260,7 @@ class EngineChain:
         except Exception:
             return None  # the one that serves says why
         try:
-            return self._result(trial, ended, timeout)
+            return self._outcomes.result(trial, ended, timeout)
         except EngineError:
             return None
 
@@ -303,7 +290,7 @@ class EngineChain:
     def _moved_on(self, live: Live) -> None:
         """A scorer has refused: raise why, unless a better one has taken over a moment ago."""
         if self._keeper.closed or self._keeper.serving in (None, live):
-            raise self._ended(live) from None
+            raise self._outcomes.ended(live) from None
 
     def _request(self, live: Live, given: int, submit: Submit, *, queue: bool) -> Request:
         try:
@@ -315,84 +302,6 @@ class EngineChain:
             raise
         before_s = 0.0 if live.forecaster is None else live.forecaster.given_s
         return Request(live, given, ticket, self._clock(), before_s)
-
-    def _result(self, request: Request, ended: bool = True, timeout: float | None = None) -> Float32:
-        live, ticket = request.live, request.ticket
-        if not ended and ticket.cancel():
-            self._ran_out(request)
-            raise TimeoutError(f"No scores within {timeout:.3g} s.")
-        scores = ticket.sound_scores()
-        if scores is not None:
-            self._succeeded(request)
-            return scores
-        status = ticket.status
-        if status == "done":
-            return self._partial(request)
-        if status == "failed":
-            self._failed(request, ticket.error)
-            raise EngineFailedError(f"Engine {self._name(live)}: {ticket.error}.")
-        live.breaker.abandoned(request.given)
-        if status == "cancelled" and (answering := ANSWERING.get()) is not None:
-            answering.check_cancelled()
-        raise self._ended(live)
-
-    def _partial(self, request: Request) -> Float32:
-        """Scores of which some are late or not finite."""
-        live, ticket = request.live, request.ticket
-        scores = ticket.scores()
-        if mostly_bad(scores, ticket):
-            self._heard()
-            self._failed(request, "its scores are not finite numbers")
-            if live is not self._keeper.serving:
-                raise EngineFailedError(f"Engine {self._name(live)}: its scores are not finite numbers.")
-        elif ticket.scored:
-            self._succeeded(request)
-        else:  # late before they were begun: not the engine's doing
-            self._heard()
-            live.breaker.abandoned(request.given)
-        return scores
-
-    def _heard(self) -> None:
-        self._timeouts, self._last_result = 0, self._clock()
-
-    def _succeeded(self, request: Request) -> None:
-        live, given, ticket, begun, before_s = request
-        self._timeouts = 0
-        self._last_result = now = self._clock()
-        breaker, forecaster, took_s = live.breaker, live.forecaster, now - begun
-        slow = (
-            forecaster is not None
-            and took_s > _SLOW * forecaster.least_s  # or it is not, whatever was expected
-            and took_s > _SLOW * forecaster.expected_s(ticket.rows, before_s)
-        )
-        breaker.succeeded(given, slow=slow, now=now)
-        if breaker.state != "closed" or live is self._keeper.probing:
-            self._keeper.review(live)
-
-    def _failed(self, request: Request, reason: str) -> None:
-        request.live.breaker.failed(request.given, reason)
-        self._keeper.review(request.live)
-
-    def _ran_out(self, request: Request) -> None:
-        """A caller's time was up first: of many, without a result in between, the engine hangs."""
-        live = request.live
-        live.breaker.abandoned(request.given)
-        self._timeouts += 1
-        silent_s = self._clock() - self._last_result
-        if self._timeouts >= self._policy.failures and silent_s > _STALL_S:
-            self._timeouts, self._last_result = 0, self._clock()
-            live.breaker.trip(f"no result for {silent_s:.1f} s")
-            self._keeper.review(live)
-
-    def _ended(self, live: Live) -> EngineError | ClosedError:
-        """Why a scorer is closed: with the chain, or because its link was retired a moment ago."""
-        if self._keeper.closed:
-            return ClosedError("The engine was closed before the request was scored.")
-        reason = self._keeper.states[live.place].reason
-        return EngineFailedError(f"Engine {self._name(live)} was retired. {reason}")
-
-    def _name(self, live: Live) -> str:
-        return self._keeper.states[live.place].name
 
 
 _open_chains = Inherited()

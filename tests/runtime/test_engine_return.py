@@ -14,7 +14,7 @@ import pytest
 from searchpipe import _core
 from searchpipe.breaker import BreakerPolicy
 from searchpipe.errors import EngineError, EngineUnavailableError, ModelError
-from searchpipe.runtime import engine_chain
+from searchpipe.runtime import chain_outcomes
 from searchpipe.runtime.engine_chain import EngineChain, Link, Opened
 from tests.fakes.cuda_driver import OUT_OF_MEMORY, FakeDriver
 from tests.runtime.row_model import expected_texts, kernel_engine, row_scores
@@ -258,7 +258,7 @@ def test_a_device_that_recovers_from_out_of_memory_comes_back(
 def test_a_device_that_turned_slow_is_replaced(
     device: _core.Device, fake: FakeDriver, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_chain, "_SLOW", 0.0)  # whatever it takes is too long
+    monkeypatch.setattr(chain_outcomes, "_SLOW", 0.0)  # whatever it takes is too long
     policy = BreakerPolicy(min_outcomes=4, cool_down_s=60.0)
     chain = gpu_chain(device, engines[1], policy)
     for _ in range(4):
@@ -272,7 +272,7 @@ def test_a_device_that_turned_slow_is_replaced(
 def test_a_device_that_hangs_is_replaced_and_no_caller_waits(
     device: _core.Device, fake: FakeDriver, engines: list[Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_chain, "_STALL_S", 0.05)
+    monkeypatch.setattr(chain_outcomes, "_STALL_S", 0.05)
     chain = gpu_chain(device, engines[1], BreakerPolicy(failures=2))
     fake.hold()
     limit = time.monotonic() + 30
