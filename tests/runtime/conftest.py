@@ -16,6 +16,7 @@ from searchpipe import _core
 from tests.conftest import World
 from tests.fakes.cuda_driver import FakeDriver, build, real_driver_present
 from tests.runtime.row_model import ENGINES, Built, random_store
+from tests.runtime.stream_work import StreamWork
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,6 +65,13 @@ def device(cuda: FakeDriver | None) -> Iterator[_core.Device]:
     yield _core.Device(0)
     if cuda is not None:
         cuda.reset()
+
+
+@pytest.fixture
+def work(device: _core.Device) -> Iterator[StreamWork]:
+    one = StreamWork()
+    yield one
+    one.close()
 
 
 @pytest.fixture
