@@ -72,6 +72,31 @@ class HashedEncoder:
         return unit
 
 
+class InstantSearch:
+    """A search that has ended. Any thread may call anything."""
+
+    ended = True
+    seconds = 1e-4
+
+    def __init__(self, docs: Int32, scores: Float32) -> None:
+        self._found = docs, scores
+
+    def run(self, seconds: float = 0.0) -> None:
+        """Nothing is left to do."""
+
+    def wait(self, seconds: float = 0.0) -> bool:  # noqa: ARG002
+        """It has ended."""
+        return True
+
+    def share(self, threads: _core.SearchThreads, wanted: int) -> int:  # noqa: ARG002
+        """None of ``threads`` is needed."""
+        return 0
+
+    def found(self) -> tuple[Int32, Float32]:
+        """What was known."""
+        return self._found
+
+
 class InstantLexical:
     """Gives what the real index gave for the same text before. Any thread may call it."""
 
@@ -80,9 +105,13 @@ class InstantLexical:
 
     def search(self, text: str, k: int, *, mask: Bool | None = None) -> tuple[Int32, Float32]:
         """The known answer; ``mask`` is not supported."""
+        return self.begin(text, k, mask=mask).found()
+
+    def begin(self, text: str, k: int, *, mask: Bool | None = None) -> InstantSearch:
+        """As :meth:`search`."""
         assert mask is None
         docs, scores = self._found[text]
-        return docs[:k], scores[:k]
+        return InstantSearch(docs[:k], scores[:k])
 
 
 class InstantIndex(GpuIndex):
@@ -156,6 +185,8 @@ def open_host_pipeline(world: HostWorld, config: Config, owner: ExitStack) -> tu
     owner.callback(dispatcher.close)
     shared = FallbackIndex(dispatcher, snapshot.dense, max_k=2048)
     pool = owner.enter_context(ThreadPoolExecutor(2, "searchpipe-early"))
+    threads = _core.SearchThreads(2)
+    owner.callback(threads.close)
     gate = ComputeGate(_WIDE)
     score, diversify = config.score, config.diversify
     stages: list[Stage] = [
@@ -166,6 +197,7 @@ def open_host_pipeline(world: HostWorld, config: Config, owner: ExitStack) -> tu
             snapshot.mask,
             depth=config.recall.depth,
             pool=pool,
+            threads=threads,
         ),
         Prerank(Formula(Features(snapshot.columns), config.prerank.weights)),
         Score(

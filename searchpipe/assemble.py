@@ -7,11 +7,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from searchpipe import _core
 from searchpipe.arrays import Float32
 from searchpipe.assemble_gpu import Wanted, open_engines
 from searchpipe.backends.cores import available_cores
 from searchpipe.cache import BoundedCache
 from searchpipe.errors import ConfigError, ModelError, PipelineError
+from searchpipe.forks import Inherited
 from searchpipe.gate import ComputeGate
 from searchpipe.gpu_engines import GpuEngines
 from searchpipe.models import LocalModel, resolve
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 _MANY = 1024
 """Callers at once of engines that merge them: a narrower gate would only take their work apart."""
+_MOST_SEARCH_THREADS = 16
+_MOST_HELPERS, _CORES_A_HELPER = 3, 4
+"""Each is woken by the one before, some 50 us later: more would come when a search is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,7 @@ def assemble(snapshot: Snapshot, config: Config, replace: Mapping[str, Stage]) -
         raise
     for place, stage in enumerate(stages):
         if isinstance(stage, Recall) and stage.name not in replace:
+            stage.preceded_by(stages[:place])
             stage.followed_by(stages[place + 1 :])
     return Assembly(stages, builder.engines)
 
@@ -177,9 +183,18 @@ class _Builder:
             weights={str(name): weight for name, weight in settings.weights.items()},
             rrf_k=settings.rrf_k,
             pool=self._pool,
+            threads=self._search_threads() if self._pool is not None else None,
+            helpers=max(1, min(_MOST_HELPERS, available_cores() // _CORES_A_HELPER)),
         )
         self.engines.owned.callback(recall.end_early)
         return recall
+
+    def _search_threads(self) -> _core.SearchThreads:
+        """Threads that search beside a query that waits for the GPU; they end with the engines."""
+        threads = _core.SearchThreads(min(available_cores(), _MOST_SEARCH_THREADS))
+        self.engines.owned.callback(threads.close)
+        _search_threads.add(threads)
+        return threads
 
     def _threads(self) -> Executor:
         """Threads for what the CPU can do while the GPU works; they end with the engines."""
@@ -244,3 +259,6 @@ class _Builder:
             depth=settings.depth,
             quotas=[QuotaRule(q.column, columns[q.column], q.limit, q.window) for q in settings.quotas],
         )
+
+
+_search_threads = Inherited()

@@ -28,7 +28,7 @@ from searchpipe.live.pipeline import LivePipeline
 from searchpipe.pipeline import Pipeline
 from searchpipe.query import Query
 from searchpipe.stages.base import Work
-from searchpipe.stages.early_search import EarlySearches
+from searchpipe.stages.early_searches import EarlySearches
 
 Step = Callable[[], object]
 _THREADS = 3

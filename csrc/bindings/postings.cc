@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "core/postings_index.h"
 #include "core/postings_search.h"
 #include "core/postings_writer.h"
+#include "core/search_threads.h"
 #include "runtime/clock.h"
 
 namespace py = pybind11;
@@ -113,10 +115,17 @@ class HeldSearch {
                               std::to_string(index_->size()) + " documents");
       }
     }
-    search_.emplace(*index_, std::move(texts), std::move(boosts), k, entries);
+    search_ = std::make_shared<PostingsSearch>(*index_, std::move(texts), std::move(boosts), k, entries);
   }
 
-  PostingsSearch* operator->() { return &*search_; }
+  // Threads that it was shared with may still have it, but not what it reads.
+  ~HeldSearch() {
+    if (search_ != nullptr) search_->abandon();
+  }
+
+  PostingsSearch* operator->() { return search_.get(); }
+
+  int share(SearchThreads& threads, int wanted) { return threads.share(search_, wanted); }
 
   py::tuple found() {
     ScoredDocs found = search_->found();
@@ -127,7 +136,7 @@ class HeldSearch {
   std::shared_ptr<const PostingsIndex> index_;
   std::vector<py::object> kept_;
   std::optional<InputVector<bool>> mask_;
-  std::optional<PostingsSearch> search_;
+  std::shared_ptr<PostingsSearch> search_;
 };
 
 py::tuple search(const std::shared_ptr<PostingsIndex>& index, const py::sequence& terms,
@@ -178,6 +187,19 @@ Raises OSError (the temporary files are removed), ValueError if the writer was a
       .def("__exit__", &leave, py::arg("exc_type"), py::arg("exc"), py::arg("traceback"))
       .def("__len__", &PostingsWriter::size, "Documents appended so far.");
 
+  py::class_<SearchThreads>(
+      m, "SearchThreads",
+      R"(Threads of the core that work on searches which others have begun (PostingsSearch.share()).
+
+Nothing waits for one of them: a search that finds them all busy is left to whoever wants its result. They do not
+survive a fork: in the child the object must be neither used nor freed.
+Threads: any number may call anything.)")
+      .def(py::init<int>(), py::arg("count"), R"(Start `count` threads (1 to 256).
+
+Raises ValueError for another number, RuntimeError where a thread cannot be had.)")
+      .def("close", &SearchThreads::close, py::call_guard<ReleaseGil>(),
+           "End the threads once what they search has ended; nothing is shared from then on. Idempotent.");
+
   py::class_<HeldSearch, std::shared_ptr<HeldSearch>>(
       m, "PostingsSearch",
       R"(A search that several threads may work on at once; PostingsIndex.begin() makes it.
@@ -205,6 +227,10 @@ What goes wrong is told by found().)")
           R"(Whether nothing is left and no thread works on it any more, after `seconds` at most. The GIL is released.
 
 Who waits does not search: without a thread in run() it does not end.)")
+      .def("share", &HeldSearch::share, py::arg("threads"), py::arg("wanted"),
+           R"(Let idle ones of `threads` work on it, at most `wanted`; returns how many. They need no GIL.
+
+They stop when the search is freed.)")
       .def("found", &HeldSearch::found,
            R"(As PostingsIndex.search() returns it; RuntimeError before it has ended.
 

@@ -137,6 +137,15 @@ void PostingsSearch::fail(std::exception_ptr error) {
   next_ = documents_;
 }
 
+void PostingsSearch::abandon() {
+  std::unique_lock lock(mutex_);
+  next_ = documents_;
+  changed_.wait(lock, [this] { return working_ == 0; });
+  if (ended()) return;
+  last_ = first_;
+  ended_.store(true, std::memory_order_release);
+}
+
 bool PostingsSearch::wait(Clock::time_point until) const {
   const Clock::time_point asking = std::min(until, Clock::now() + kAsking);
   while (!ended() && Clock::now() < asking) relax();

@@ -50,6 +50,10 @@ class PostingsSearch {
   bool wait(Clock::time_point until) const;
   bool ended() const { return ended_.load(std::memory_order_acquire); }
 
+  // Ends it with what has been found by then: returns once no thread works on it any more, at most a range
+  // later, and none that comes later reads the index, the terms or the mask.
+  void abandon();
+
   // What was found, once it has ended (else std::logic_error). Throws std::runtime_error for a damaged index.
   ScoredDocs found();
   // From when it was first worked on until it ended; 0 before.

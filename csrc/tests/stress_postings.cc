@@ -6,12 +6,14 @@
 #include <cmath>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <random>
 #include <stdexcept>
 
 #include "core/postings_index.h"
 #include "core/postings_search.h"
 #include "core/postings_writer.h"
+#include "core/search_threads.h"
 #include "tests/check.h"
 
 using searchpipe::PostingsIndex;
@@ -19,6 +21,7 @@ using searchpipe::PostingsSearch;
 using searchpipe::PostingsWriter;
 using searchpipe::ScoredDocs;
 using searchpipe::search_postings;
+using searchpipe::SearchThreads;
 namespace stress = searchpipe::stress;
 
 namespace {
@@ -127,6 +130,47 @@ void share_searches(const stress::TemporaryFolder& folder) {
   }
 }
 
+// Threads of the core work on searches that several callers have begun, and that some give up.
+void lend_threads(const stress::TemporaryFolder& folder) {
+  const std::string path = folder.file("lent");
+  write(path, kDocuments, std::size_t{1} << 20);
+  stress::check_throws<std::invalid_argument>([] { SearchThreads none(0); });
+  stress::check_throws<std::invalid_argument>([] { SearchThreads many(SearchThreads::kMost + 1); });
+  SearchThreads threads(5);
+  stress::in_threads(4, [&](int thread) {
+    std::mt19937 random(static_cast<unsigned>(thread) + 50);
+    for (int round = 0; round < 60; ++round) {
+      // Of its own: gone, like the terms, as soon as a search is abandoned.
+      const auto index = std::make_unique<PostingsIndex>(path);
+      const auto terms = some_terms(random);
+      const std::int64_t k = 1 + static_cast<std::int64_t>(random() % 500);
+      const auto search =
+          std::make_shared<PostingsSearch>(*index, terms, kBoosts, k, std::span<const std::uint8_t>{});
+      const int lent = threads.share(search, 1 + static_cast<int>(random() % 4));
+      CHECK(lent >= 0 && lent <= 3);
+      if (round % 3 == 0) {
+        search->abandon();
+        CHECK(search->ended());
+        search->found();
+        continue;
+      }
+      if (round % 3 == 1 || lent == 0) search->run();
+      CHECK(search->wait(PostingsSearch::Clock::now() + std::chrono::minutes(1)));
+      const auto expected = search_postings(*index, terms, kBoosts, k, {});
+      const auto found = search->found();
+      CHECK(found.docs == expected.docs);
+      CHECK(found.scores == expected.scores);
+      search->abandon();
+      CHECK(search->found().docs == expected.docs);
+    }
+  });
+  stress::in_threads(3, [&](int) { threads.close(); });
+  const PostingsIndex index(path);
+  const auto late = std::make_shared<PostingsSearch>(index, std::vector<std::string_view>{"w0"}, kBoosts, 3,
+                                                     std::span<const std::uint8_t>{});
+  CHECK(threads.share(late, 3) == 0);
+}
+
 void share_a_writer(const stress::TemporaryFolder& folder) {
   const std::string path = folder.file("shared");
   PostingsWriter writer(path, 1, 1 << 14);
@@ -185,6 +229,7 @@ int main() {
   const stress::TemporaryFolder folder;
   search_in_threads(folder);
   share_searches(folder);
+  lend_threads(folder);
   share_a_writer(folder);
   open_damaged_files(folder);
 }

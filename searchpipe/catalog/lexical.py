@@ -12,7 +12,7 @@ from searchpipe.catalog.analysis import Analyzer
 from searchpipe.errors import QueryError, SnapshotCorruptError
 
 if TYPE_CHECKING:
-    from searchpipe._core import PostingsSearch
+    from searchpipe._core import PostingsSearch, SearchThreads
 
 COMBINED = "all"
 COMBINED_PARTS = ("title", "brand", "category", "color", "text")
@@ -48,6 +48,10 @@ class LexicalSearch:
     def wait(self, seconds: float = math.inf) -> bool:
         """Whether other threads have ended it, after ``seconds`` at most; no GIL."""
         return self._search.wait(seconds)
+
+    def share(self, threads: SearchThreads, wanted: int) -> int:
+        """Let idle ones of ``threads`` work on it, at most ``wanted``; how many. Freed, it stops them."""
+        return self._search.share(threads, wanted)
 
     def found(self) -> tuple[Int32, Float32]:
         """As :meth:`LexicalIndex.search`, once it has ended. Raises SnapshotCorruptError."""

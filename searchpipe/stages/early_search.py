@@ -1,4 +1,4 @@
-"""A recall source that is searched on another thread while earlier stages run."""
+"""A recall source that is searched on other threads while earlier stages run."""
 
 from __future__ import annotations
 
@@ -6,26 +6,17 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
-from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from searchpipe.arrays import Bool, Float32, Int32
 from searchpipe.stages.base import Work
 
 if TYPE_CHECKING:
+    from searchpipe._core import SearchThreads
     from searchpipe.stages.recall import RecallSource
 
 _LAST_S = 1e-4
 """Of the wait for the part that another thread works on, while there is something else to do."""
-_LINGER_S = 0.05
-"""How long a thread waits for another search: waking it takes one lock, an executor a dozen times that."""
-_TURN_S = 0.2
-"""How long a thread goes on until it asks the executor for another turn, which says whether it takes work
-still: at the interpreter's end executors wait for their threads before any function of ``atexit`` is called,
-so that a thread that daemon threads keep busy would keep the process alive."""
-_MOST_QUEUED = 16
-"""Searches that wait for a thread; while more come than threads can do, their queries do them anyway."""
 
 
 class DividedSearch(Protocol):
@@ -55,12 +46,21 @@ class DividedSearch(Protocol):
         ...
 
 
+class SharedSearch(DividedSearch, Protocol):
+    """One with a method ``share``: threads of the core can work on, which need no GIL."""
+
+    def share(self, threads: SearchThreads, wanted: int) -> int:
+        """Let idle ones of ``threads`` work on it, at most ``wanted``; how many."""
+        ...
+
+
 class EarlySearch:
     """A search that was begun; ``join`` it once, on the query's own thread.
 
     Whoever has ``run`` it or joins it first searches: a search that no thread has begun by then is done by
     the query itself, so that it never waits for others in the queue. A source with a method ``divided``
-    is searched by both threads once the query has nothing else to do.
+    is searched by both threads once the query has nothing else to do. What threads of the core search is
+    ``divided`` from the beginning, and nothing is left to ``run``.
     """
 
     __slots__ = (
@@ -78,16 +78,25 @@ class EarlySearch:
 
     ahead = False
 
-    def __init__(self, source: RecallSource, work: Work, depth: int, mask: Bool | None) -> None:
+    def __init__(
+        self,
+        source: RecallSource,
+        work: Work,
+        depth: int,
+        mask: Bool | None,
+        divided: DividedSearch | None = None,
+    ) -> None:
         self._source = source
         self._work = work
         self._depth = depth
         self._mask = mask
         self._found: tuple[Int32, Float32] | None = None
-        self._divided: DividedSearch | None = None  # once a thread has begun it
+        self._divided = divided  # once a thread has begun it
         self._error: BaseException | None = None
         self._seconds = 0.0
         self._claim = threading.Lock()  # taken by who searches
+        if divided is not None:
+            self._claim.acquire()
         self._ended = threading.Lock()  # released once the search has ended on another thread
         self._ended.acquire()
 
@@ -197,89 +206,3 @@ class EarlySearch:
         if not divided.ended:
             divided.run(limit_s)
         return divided.ended or divided.wait(limit_s - (time.perf_counter() - begin))
-
-
-class _Lane:
-    """A thread's hand-over place: who has taken it off the idle ones fills it and releases ``wake``."""
-
-    __slots__ = ("search", "wake")
-
-    def __init__(self, search: EarlySearch) -> None:
-        self.search: EarlySearch | None = search
-        self.wake = threading.Lock()
-        self.wake.acquire()
-
-
-class EarlySearches:
-    """Searches on the threads of an executor, each of which lingers a moment for the next search.
-
-    Any thread may begin one. Threads linger past the executor's shutdown unless :meth:`close` went before,
-    but those that are kept busy no longer than 0.2 s.
-
-    Args:
-        pool: lends the threads; one of them for each search that runs at once, and for what lingers.
-    """
-
-    def __init__(self, pool: Executor) -> None:
-        self._pool = pool
-        self._idle: list[_Lane] = []  # `append`, `pop` and `remove` are atomic
-        self._queued: set[_Lane] = set()  # wait for a thread of the pool; `add` and `discard` are atomic
-        self._closed = False
-
-    def begin(self, source: RecallSource, work: Work, depth: int, mask: Bool | None) -> EarlySearch:
-        """Search ``source`` on another thread; it may read nothing of ``work`` but the query.
-
-        Raises:
-            RuntimeError: the executor was shut down.
-        """
-        search = EarlySearch(source, work, depth, mask)
-        try:
-            lane = self._idle.pop()  # the last one is the warmest
-        except IndexError:
-            if len(self._queued) < _MOST_QUEUED:
-                self._submit(_Lane(search))
-            return search
-        lane.search = search
-        lane.wake.release()
-        return search
-
-    def close(self) -> None:
-        """Let no thread linger any more; what is searched now ends. Idempotent."""
-        self._closed = True
-        while self._idle:
-            with suppress(IndexError):  # taken by another thread
-                self._idle.pop().wake.release()
-
-    def _submit(self, lane: _Lane) -> None:
-        try:
-            self._queued.add(lane)
-            self._pool.submit(self._serve, lane)
-        except BaseException:
-            self._queued.discard(lane)
-            raise
-
-    def _serve(self, lane: _Lane) -> None:
-        self._queued.discard(lane)
-        end = time.monotonic() + _TURN_S
-        while True:
-            # Held nowhere while waiting: it would keep its query's memory.
-            search, lane.search = lane.search, None
-            if search is not None:
-                search.run()
-                del search
-            if self._closed:
-                return
-            if time.monotonic() >= end:
-                if not self._queued:  # else the thread goes to one that waits
-                    with suppress(RuntimeError):  # the executor begins nothing any more
-                        self._submit(lane)
-                return
-            self._idle.append(lane)
-            if lane.wake.acquire(timeout=_LINGER_S):
-                continue
-            try:
-                self._idle.remove(lane)
-            except ValueError:  # taken this moment: a search is on its way
-                if lane.wake.acquire(timeout=_LINGER_S):
-                    continue
-            return

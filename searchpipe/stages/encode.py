@@ -67,7 +67,9 @@ class Encode:
         self._alone = (
             cast(RowEncoder, encoder) if self._forecasting and hasattr(encoder, "encode_row") else None
         )
-        self._leaves_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
+        takes_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
+        self.leaves_time = takes_time and places is not None
+        """Whether later stages can prepare while this one waits for its device."""
         self._gate = gate
         self._places = places
         self.cache = cache
@@ -119,7 +121,7 @@ class Encode:
         asked: dict[str, Any] = {"deadline": deadline, "priority": work.query.priority}
         if place is not None:
             asked["device_output"] = place.address
-            if self._leaves_time:
+            if self.leaves_time:
                 asked["meanwhile"] = work.prepare_later
                 work.device_place = place
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,11 +15,15 @@ from searchpipe.candidates import Candidates
 from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.runtime.begun_scores import Fusion
-from searchpipe.stages.base import Work
+from searchpipe.stages.base import Stage, Work
 from searchpipe.stages.device_wait import DeviceWait, Followers
-from searchpipe.stages.early_search import DividedSearch, EarlySearches
+from searchpipe.stages.early_search import DividedSearch
+from searchpipe.stages.early_searches import EarlySearches
 from searchpipe.stages.head_start import fused
 from searchpipe.stages.source_trial import SourceTrial, resting
+
+if TYPE_CHECKING:
+    from searchpipe._core import SearchThreads
 
 
 class RecallSource(Protocol):
@@ -145,6 +149,8 @@ class Recall:
         weights: source name -> weight; 1 where none is given.
         rrf_k: the constant of RRF.
         pool: threads for sources that may be searched early; None to search one source after the other.
+        threads: of the core, for those of them that can be shared (:class:`EarlySearches`).
+        helpers: of these, for one search at most.
     """
 
     name = "recall"
@@ -163,8 +169,11 @@ class Recall:
         weights: Mapping[str, float] | None = None,
         rrf_k: float = 60.0,
         pool: Executor | None = None,
+        threads: SearchThreads | None = None,
+        helpers: int = 1,
     ) -> None:
-        self._early = EarlySearches(pool) if pool is not None else None
+        self._early = EarlySearches(pool, threads, helpers) if pool is not None else None
+        self._waiting: str | None = None
         self._sources = list(sources)
         self._early_sources = [source for source in self._sources if getattr(source, "early", False)]
         self._mask_of = mask_of
@@ -174,6 +183,13 @@ class Recall:
         self._rrf_k = rrf_k
         self._fusion_rule = Fusion(self._weights, "rrf" if fusion == "rrf" else "minmax", rrf_k)
         self._followers = Followers(self._sources, (), self._fusion_rule)
+
+    def preceded_by(self, stages: Sequence[Stage]) -> None:
+        """Begin early searches once one of the earlier ``stages`` waits for its device; before any query.
+
+        What goes before the first device's work delays a lone query by all of its time.
+        """
+        self._waiting = next((stage.name for stage in stages if getattr(stage, "leaves_time", False)), None)
 
     def followed_by(self, stages: Sequence[object]) -> None:
         """Let those of the later ``stages`` read ahead that can (:class:`ReadingStage`); before any query."""
@@ -185,15 +201,23 @@ class Recall:
             self._early.close()
 
     def start_early(self, work: Work) -> None:
-        """Begin to search the sources that need only the query, if there are threads for that."""
+        """Begin to search the sources that need only the query, unless an earlier stage will soon wait."""
+        if self._waiting is None or self._waiting in work.query.without:
+            self._begin_early(work)
+
+    def _begin_early(self, work: Work) -> None:
+        """Begin what is not begun of the sources that need only the query, if there are threads for that."""
         threads, query = self._early, work.query
         if threads is None:
+            return
+        sources = [source for source in self._early_sources if source.name not in work.early]
+        if not sources:
             return
         mask = self._mask_of(query.filters) if query.filters else None
         if mask is not None and not mask.any():
             return
         depth = query.k if query.k > self._depth else self._depth
-        for source in self._early_sources:
+        for source in sources:
             if source.ready(work) and not resting(source.name, work):
                 work.early[source.name] = threads.begin(source, work, depth, mask)
 
@@ -202,7 +226,10 @@ class Recall:
 
         Called on the thread that has begun the encoder's batch and would only wait for it. Its time
         is the encode stage's, in which the device computes; :meth:`run` says which searches were begun here.
+        Those that other threads do begin here, too, if they have not yet.
         """
+        with suppress(Exception):  # asked again in their turn
+            self._begin_early(work)
         if work.device_place is None or work.query.filters or work.allowance() <= 0.0:
             return
         depth = max(self._depth, work.query.k)
@@ -218,6 +245,8 @@ class Recall:
 
     def run(self, work: Work) -> None:
         """Ask the sources and fuse what they give."""
+        with suppress(Exception):  # where none has waited; asked again below
+            self._begin_early(work)
         mask = self._mask_of(work.query.filters) if work.query.filters else None
         if mask is not None and not mask.any():
             work.candidates = Candidates.empty()

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from searchpipe._core import PostingsIndex, PostingsWriter
+from searchpipe._core import PostingsIndex, PostingsWriter, SearchThreads
 from searchpipe.arrays import Bool
 
 Document = list[list[str]]
@@ -204,6 +204,41 @@ def test_threads_that_share_a_search_find_what_one_finds(large: PostingsIndex, t
         docs = search.found()[0]
         search.run()  # nothing is left
         np.testing.assert_array_equal(search.found()[0], docs)
+
+
+def test_threads_of_the_core_find_what_one_finds(large: PostingsIndex) -> None:
+    boosts = [1.0] * large.fields
+    random = np.random.default_rng(3)
+    threads = SearchThreads(5)
+    try:
+        lent = set()
+        for round_ in range(40):
+            terms = [f"w{number}" for number in random.choice(12, 4, replace=False)]
+            mask = random.random(len(large)) < 0.3 if round_ % 2 else None
+            search = large.begin(terms, boosts=boosts, k=100, mask=None if mask is None else mask.copy())
+            lent.add(search.share(threads, 1 + round_ % 3))
+            if round_ % 4 == 0:  # freed, with all that it reads, while they may be at it
+                continue
+            search.run()
+            assert search.wait(20.0)
+            expected = large.search(terms, boosts=boosts, k=100, mask=mask)
+            for found, wanted in zip(search.found(), expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        assert lent <= {0, 1, 2, 3}
+        assert max(lent) > 0
+    finally:
+        threads.close()
+    threads.close()
+    late = large.begin(["w1"], boosts=boosts, k=3)
+    assert late.share(threads, 3) == 0
+    late.run()
+    assert len(late.found()[0]) == 3
+
+
+@pytest.mark.parametrize("count", [-1, 0, 257])
+def test_a_number_of_threads_that_cannot_be(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} search threads"):
+        SearchThreads(count)
 
 
 def test_a_search_that_was_only_begun(large: PostingsIndex) -> None:

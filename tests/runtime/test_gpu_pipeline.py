@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from searchpipe import _core
+from searchpipe.catalog.lexical import LexicalSearch
 from searchpipe.errors import ConfigError
 from searchpipe.pipeline import Pipeline
+from searchpipe.stages.recall import Lexical
 from tests.conftest import World
 from tests.fakes.cuda_driver import FakeDriver
 from tests.runtime.gpu_world import Config, ids, on_cpu
@@ -103,6 +105,34 @@ def test_many_callers_get_the_answers_of_one(world: World, gpu_config: Config) -
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_lexical_recall_begins_on_threads_of_the_core_while_the_encoder_computes(
+    world: World, gpu_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    lent: list[int] = []
+    divided, share = Lexical.divided, LexicalSearch.share
+
+    def watched(source: Lexical, work: Any, *arguments: Any) -> Any:
+        begun.append(work.stage)
+        assert work.vector is None or work.stage == "recall"
+        return divided(source, work, *arguments)
+
+    def lends(search: LexicalSearch, threads: _core.SearchThreads, wanted: int) -> int:
+        lent.append(share(search, threads, wanted))
+        return lent[-1]
+
+    monkeypatch.setattr(Lexical, "divided", watched)
+    monkeypatch.setattr(LexicalSearch, "share", lends)
+    with Pipeline.open(world.snapshot, gpu_config()) as pipeline:
+        for text in world.queries[:3]:
+            pipeline.search(text, budget_ms=math.inf)
+            pipeline.search(text, budget_ms=math.inf, filters={"price": {"lte": 60}})
+        assert begun == ["encode"] * 6
+        assert sum(lent) >= 1
+        pipeline.search(world.queries[0], budget_ms=math.inf, without=["encode"])
+        assert begun[6:] == [""]  # nobody will wait: before the first stage
 
 
 def test_recall_may_be_kept_off_the_gpu(world: World, gpu_config: Config) -> None:

@@ -16,9 +16,10 @@ from searchpipe.stages.base import Work
 def make_work():
     """A query with ``n`` candidates, best first, and the budget wanted."""
 
-    def make(n=0, *, k=10, budget_ms=math.inf, filters=None, clock=None) -> Work:
+    def make(n=0, *, k=10, budget_ms=math.inf, filters=None, clock=None, without=()) -> Work:
         deadline = Deadline(budget_ms, clock) if clock else Deadline(budget_ms)
-        work = Work(Query("red shoes", k, filters or {}), deadline, CostModel())
+        query = Query("red shoes", k, filters or {}, without=frozenset(without))
+        work = Work(query, deadline, CostModel())
         work.stage = "test"
         work.tokens = work.pair_tokens = np.array([5, 6], np.int32)
         if n:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from searchpipe.cost_model import CostModel
-from searchpipe.stages.early_search import EarlySearches
+from searchpipe.stages.early_searches import EarlySearches
 
 LONG = 20.0
 

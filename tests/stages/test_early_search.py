@@ -12,7 +12,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from searchpipe.stages.early_search import EarlySearches
+from searchpipe.stages.early_searches import EarlySearches
 
 LONG = 20.0
 
@@ -51,8 +51,8 @@ def until(condition):
 
 
 def test_a_thread_lingers_for_the_next_search(make_work, monkeypatch):
-    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", LONG)
-    monkeypatch.setattr("searchpipe.stages.early_search._TURN_S", LONG)
+    monkeypatch.setattr("searchpipe.stages.early_searches._LINGER_S", LONG)
+    monkeypatch.setattr("searchpipe.stages.early_searches._TURN_S", LONG)
     source, work = Source(), make_work()
     pool = Counting(2)
     searches = EarlySearches(pool)
@@ -63,14 +63,14 @@ def test_a_thread_lingers_for_the_next_search(make_work, monkeypatch):
         until(lambda: len(searches._idle) == 1)
     assert pool.submitted == 1
     assert set(source.threads) == {source.threads[0]} != {threading.get_ident()}
-    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", 0.0)
+    monkeypatch.setattr("searchpipe.stages.early_searches._LINGER_S", 0.0)
     searches.begin(source, work, 1, None).join(work, optional=False)  # wakes it to linger no more
     pool.shutdown()
     assert searches._idle == []
 
 
 def test_threads_end_by_themselves_and_come_back(make_work, monkeypatch):
-    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", 0.001)
+    monkeypatch.setattr("searchpipe.stages.early_searches._LINGER_S", 0.001)
     source, work = Source(), make_work()
     with Counting(2) as pool:
         searches = EarlySearches(pool)
@@ -83,15 +83,15 @@ def test_threads_end_by_themselves_and_come_back(make_work, monkeypatch):
 
 
 def test_a_thread_asks_for_another_turn(make_work, monkeypatch):
-    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", LONG)
-    monkeypatch.setattr("searchpipe.stages.early_search._TURN_S", 0.0)
+    monkeypatch.setattr("searchpipe.stages.early_searches._LINGER_S", LONG)
+    monkeypatch.setattr("searchpipe.stages.early_searches._TURN_S", 0.0)
     source, work = Source(), make_work()
     pool = Counting(1)
     searches = EarlySearches(pool)
     begun = searches.begin(source, work, 1, None)
     until(lambda: pool.submitted > 2)  # without any search in between
     assert begun.join(work, optional=False)[0].tolist() == [1]
-    monkeypatch.setattr("searchpipe.stages.early_search._TURN_S", LONG)
+    monkeypatch.setattr("searchpipe.stages.early_searches._TURN_S", LONG)
     until(lambda: len(searches._idle) == 1)
     before = pool.submitted
     assert searches.begin(source, work, 2, None).join(work, optional=False)[0].tolist() == [2]
@@ -102,7 +102,7 @@ def test_a_thread_asks_for_another_turn(make_work, monkeypatch):
 
 
 def test_threads_that_are_busy_without_end_are_given_back(make_work, monkeypatch):
-    monkeypatch.setattr("searchpipe.stages.early_search._TURN_S", 0.001)
+    monkeypatch.setattr("searchpipe.stages.early_searches._TURN_S", 0.001)
     source, over = Source(), threading.Event()
     pool = ThreadPoolExecutor(2)
     searches = EarlySearches(pool)
@@ -156,7 +156,7 @@ def test_a_shut_down_executor_is_said(make_work):
 
 
 def test_a_lingering_thread_keeps_no_query_alive(make_work, monkeypatch):
-    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", 0.5)
+    monkeypatch.setattr("searchpipe.stages.early_searches._LINGER_S", 0.5)
 
     class Mask(np.ndarray):
         pass
@@ -180,7 +180,7 @@ def test_a_lingering_thread_keeps_no_query_alive(make_work, monkeypatch):
 
 
 def test_many_queries_at_once_each_get_their_own_answer(make_work, monkeypatch):
-    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", 0.0005)  # often ends as it is taken
+    monkeypatch.setattr("searchpipe.stages.early_searches._LINGER_S", 0.0005)  # often ends as it is taken
     source = Source()
     wrong = []
 
@@ -207,7 +207,7 @@ def test_many_queries_at_once_each_get_their_own_answer(make_work, monkeypatch):
 
 
 def test_closing_ends_the_threads_that_linger(make_work, monkeypatch):
-    monkeypatch.setattr("searchpipe.stages.early_search._LINGER_S", 3 * LONG)
+    monkeypatch.setattr("searchpipe.stages.early_searches._LINGER_S", 3 * LONG)
     pool = ThreadPoolExecutor(2)
     searches = EarlySearches(pool)
     source, work = Source(), make_work()
