@@ -56,7 +56,7 @@ def open_onnx_cuda(
     """Open a model that :func:`searchpipe.backends.onnx_prepare.prepare_onnx` made, and warm it up.
 
     ``longest_row``: of a model prepared for packed rows, tokens of the longest; 0 for padded ones.
-    ``epilogues``: of :data:`searchpipe.backends.onnx_split.EVERY_KIND`, products of packed rows that
+    ``epilogues``: of :data:`searchpipe.backends.onnx_split.KINDS`, products of packed rows that
     cuBLASLt computes together with what follows them; ONNX Runtime the rest.
     A model that ONNX Runtime puts partly on the CPU is not captured.
 

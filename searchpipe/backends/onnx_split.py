@@ -17,11 +17,10 @@ import numpy as np
 from searchpipe.backends.indexed_graph import IndexedGraph
 from searchpipe.errors import ModelError
 
-#: What follows the product: a bias and a GELU behind it, or the bias of an attention's q.
-KINDS: tuple[str, ...] = ("gelu", "bias")
-#: These and ``plain``, all other products, so that ONNX Runtime computes none: its cuBLAS gets no workspace
-#: from it, hence allocates in a capture, and the driver can copy no such graph (runtime::StraightLine).
-EVERY_KIND: tuple[str, ...] = (*KINDS, "plain")
+#: What follows the product: a bias and a GELU behind it, the bias of an attention's q, or nothing. So ONNX
+#: Runtime computes none but the classifier's: its cuBLAS gets no workspace from it, hence allocates in a
+#: capture, and the driver can copy no such graph (runtime::StraightLine).
+KINDS: tuple[str, ...] = ("gelu", "bias", "plain")
 _ALIGNED = 8  # values; a narrower product, a classifier's, takes another way through the library
 # FastGelu is cuBLASLt's form of it (tanh); BiasGelu (erf) differs by at most 0.0005.
 _GELUS = {"BiasGelu", "FastGelu"}
@@ -90,7 +89,7 @@ class _Piece:
 
 
 def split_graph(path: Path, kinds: Sequence[str], model: Any = None) -> SplitGraph:
-    """Cut the packed graph in ``path`` at its products of these ``kinds`` (of :data:`EVERY_KIND`).
+    """Cut the packed graph in ``path`` at its products of these ``kinds`` (of :data:`KINDS`).
 
     Args:
         path: the file, for messages too.

@@ -35,7 +35,7 @@ class ChainOptions:
     prepared for; empty for a grid up to ``max_rows`` rows and ``max_tokens`` tokens.
     ``packed``: ONNX Runtime on the GPU runs cross-encoders on rows without padding, as many
     and as long as ``buckets`` allow; padded rows where a model has no such form.
-    ``epilogues``: of :data:`searchpipe.backends.onnx_split.EVERY_KIND`, products of packed rows that
+    ``epilogues``: of :data:`searchpipe.backends.onnx_split.KINDS`, products of packed rows that
     cuBLASLt computes with their bias and GELU, where it can; they take more device memory.
     ``token_step``: see :func:`searchpipe.runtime.buckets.choose_packed_buckets`.
     ``lanes``, ``slots``: see :func:`searchpipe.backends.device_engine.open_lanes`.

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from searchpipe import _core
 from searchpipe.backends.onnx_prepare import PrepareOptions, prepare_onnx
-from searchpipe.backends.onnx_split import EVERY_KIND, GraphStep, ProductStep, SplitGraph, split_graph
+from searchpipe.backends.onnx_split import KINDS, GraphStep, ProductStep, SplitGraph, split_graph
 from searchpipe.errors import ModelError
 from tests.fakes import packed_graph
 from tests.fakes.tiny_bert import LONGEST, VOCABULARY, save_bert
@@ -93,7 +93,7 @@ def run_split(split: SplitGraph, rows: Sequence[Sequence[int]], types: Sequence[
     return values[output]
 
 
-@pytest.mark.parametrize("kinds", [["gelu"], ["bias"], ["gelu", "bias"], ["plain"], EVERY_KIND])
+@pytest.mark.parametrize("kinds", [["gelu"], ["bias"], ["gelu", "bias"], ["plain"], KINDS])
 def test_pieces_score_as_the_whole_graph(packed: Path, kinds: Sequence[str]) -> None:
     split = split_graph(packed, kinds)
     expected = packed_graph.run_packed(packed, ROWS, TYPES, longest_row=LONGEST)
@@ -117,7 +117,7 @@ def test_products_leave_the_graph(packed: Path) -> None:
 
 
 def test_no_product_but_the_classifier_is_left(packed: Path) -> None:
-    split = split_graph(packed, EVERY_KIND)
+    split = split_graph(packed, KINDS)
     products = Counter(step.kind for step in split.steps if isinstance(step, ProductStep))
     # Keys, values, behind the attention and behind the GELU; and the pooler.
     assert products == {"gelu": LAYERS, "bias": LAYERS, "plain": 4 * LAYERS + 1}
