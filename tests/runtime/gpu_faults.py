@@ -32,6 +32,7 @@ POKE = """
 BUCKETS = [(4, 16), (8, 32)]
 TEXTS = [np.full(n, 2000 + n, np.int32) for n in (3, 9, 20)]
 EXPECTED = expected_texts(TEXTS, 1)[:, 0]
+ATTEMPTS = 5  # other processes may take memory of the same GPU meanwhile
 CALLERS = 16
 
 
@@ -109,15 +110,21 @@ def out_of_memory() -> None:
     """The first engine does not fit; the next one opens, and what the first had taken is free again."""
     device = _core.Device(0)
     held = _core.DeviceBuffer(device, device.free_bytes() - (512 << 20))
-    before = device.free_bytes()
-    chain = EngineChain([device_link(device, [(65536, 2048)]), host_link()])
-    reason = chain.states[0].reason
-    assert chain.serving == "cpu"
-    assert "memory" in reason.lower(), reason
-    np.testing.assert_array_equal(chain.run(submit, timeout=30), EXPECTED)
-    assert before - device.free_bytes() < 32 << 20, "memory of the engine that did not open"
+    kept = []
+    for _ in range(ATTEMPTS):
+        before = device.free_bytes()
+        chain = EngineChain([device_link(device, [(65536, 2048)]), host_link()])
+        kept.append(before - device.free_bytes())
+        reason = chain.states[0].reason
+        assert chain.serving == "cpu"
+        assert "memory" in reason.lower(), reason
+        np.testing.assert_array_equal(chain.run(submit, timeout=30), EXPECTED)
+        chain.close()
+        if kept[-1] < 32 << 20:
+            break
+    else:
+        raise AssertionError(f"engines that did not open keep memory: {kept} bytes")
     print(reason)
-    chain.close()
     del held
 
 
