@@ -77,9 +77,10 @@ class DeviceEngine:
         failed = self.not_captured
         if failed:
             text += f"; not captured: {next(iter(failed.values()))}"
-        mixed = [report.kept_nodes for report in reports if report.kept_nodes]
+        mixed = [report for report in reports if report.kept_nodes]
         if mixed:  # the driver launches them node by node
-            text += f"; {len(mixed)} graphs have nodes that are no kernels ({mixed[-1]})"
+            one = " x ".join(map(str, mixed[-1].bucket))
+            text += f"; {len(mixed)} graphs have nodes that are no kernels ({one}: {mixed[-1].kept_nodes})"
         return text
 
     def close(self) -> None:
