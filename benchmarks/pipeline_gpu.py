@@ -24,7 +24,6 @@ import numpy as np
 from benchmarks.gpu_load import GAP_S, BusyMeter, closed_loop, gpu_time, open_loop
 from benchmarks.gpu_pipeline import GpuPipeline, build_catalog, open_pipeline, query_texts
 from benchmarks.report import Report, quantiles
-from searchpipe.backends import onnx_split
 from searchpipe.device.facts import driver_facts
 from searchpipe.page import Trace
 
@@ -48,9 +47,6 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, help="a TensorRT plan of the cross-encoder to try first")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load (default: %(default)s)")
     parser.add_argument("--soak", type=int, default=0, help="queries of the memory check")
-    parser.add_argument(
-        "--every-product", action="store_true", help="let cuBLASLt compute all products (score_variants)"
-    )
     parser.add_argument("--build-only", action="store_true")
     args = parser.parse_args()
     facts = driver_facts()
@@ -64,11 +60,11 @@ def main() -> None:
     packages = ("onnxruntime-gpu", "faiss-gpu-cuvs", "tokenizers")
     report = Report.from_args("pipeline_gpu", title, packages=packages, args=args)
     report.note(facts.devices[0].line())
-    if args.every_product:
-        onnx_split.KINDS = onnx_split.EVERY_KIND  # read when the pipeline is opened; no setting asks for them
     begin = time.perf_counter()
+    free = facts.devices[0].free_bytes
     opened = open_pipeline(catalog, lanes=args.lanes, slots=args.slots, budget_ms=BUDGET_MS, plan=args.plan)
     report.figure("open_s", time.perf_counter() - begin, unit="s")
+    report.figure("device_mib", (free - driver_facts().devices[0].free_bytes) / (1 << 20), unit="MiB")
     report.note(opened.engines())
     report.note(opened.recall.describe())
     try:
@@ -111,11 +107,7 @@ def _alone(report: Report, opened: GpuPipeline, texts: list[str]) -> None:
     for name, values in stages.items():
         report.times(f"stage {name}", values)
 
-    def some() -> None:
-        for turn in range(_TRACED):
-            opened.pipeline.search(texts[turn % len(texts)])
-
-    gpu = gpu_time(some)
+    gpu, calls = gpu_time(lambda turn: opened.pipeline.search(texts[turn % len(texts)]), _TRACED)
     busy, gaps = gpu.busy / _TRACED, gpu.gaps / _TRACED
     report.figure("gpu_ms_per_query", 1e3 * busy, unit="ms")
     report.figure("gpu_gaps_ms_per_query", 1e3 * gaps, unit="ms")
@@ -124,6 +116,15 @@ def _alone(report: Report, opened: GpuPipeline, texts: list[str]) -> None:
     longer = max(0.0, 1e3 * (found["p50"] - busy - gaps))
     report.figure(f"host_ms_p50_of_{_ALONE}", longer, unit="ms")
     report.figure("host_and_gaps_ms_p50", max(0.0, 1e3 * (same - busy)), unit="ms")
+    if len(calls) == _TRACED:
+        host = [took - call.busy - call.gaps for took, call in zip(seconds, calls, strict=False)]
+        report.figure("host_ms_p50_by_query", 1e3 * quantiles(host, (0.5,))["p50"], unit="ms")
+        for name in ("before", "longest", "after"):
+            report.times(f"traced: {name}", [getattr(call, name) for call in calls])
+        report.note(
+            "traced, under the profiler: from the query to the GPU's first work, the longest wait between, "
+            "and from its last work to the answer"
+        )
     report.note(
         f"host: the median of {_TRACED} queries, less the mean time in which the GPU ran a kernel or a copy "
         f"for them, less its gaps under {1e6 * GAP_S:.0f} us: from kernel to kernel no host takes part"
@@ -238,7 +239,7 @@ class PauseMeter:
 def _soak(report: Report, opened: GpuPipeline, texts: list[str], count: int) -> None:
     """Memory of the device and the host over many queries of 16 callers; the first fifth warms up."""
     rate, done, part = 0.0, 0, max(1, count // _SOAK_PARTS)
-    seen: list[tuple[int, int, int]] = []  # queries, bytes free on the device, bytes resident
+    seen: list[tuple[int, int, int, int]] = []  # queries, bytes free on the device, and of the process
     while done < count + part:
         load = closed_loop(
             lambda text: opened.pipeline.search(text, budget_ms=math.inf),
@@ -248,22 +249,28 @@ def _soak(report: Report, opened: GpuPipeline, texts: list[str], count: int) -> 
         )
         done, rate = done + len(load.seconds), load.rate
         if done >= part * (len(seen) + 1):
-            seen.append((done, driver_facts().devices[0].free_bytes, _resident()))
+            seen.append((done, driver_facts().devices[0].free_bytes, *_resident()))
     first, last = seen[0], seen[-1]
     report.figure("soak_queries", last[0] - first[0])
     report.figure("soak_device_drift_mib", (first[1] - last[1]) / 2**20, unit="MiB", goal="= 0")
     report.figure("soak_host_drift_mib", (last[2] - first[2]) / 2**20, unit="MiB")
-    points = ", ".join(f"{(bytes_ - first[2]) / 2**20:+.1f} MiB after {n:,}" for n, _free, bytes_ in seen)
-    report.note(f"soak, host memory: {points}")
+    for place, kind in ((2, "of its own"), (3, "of mapped files, as queries reach more of the catalog")):
+        points = ", ".join(f"{(one[place] - first[place]) / 2**20:+.1f} MiB after {one[0]:,}" for one in seen)
+        report.note(f"soak, host memory {kind}: {points}")
 
 
-def _resident() -> int:
-    """Bytes of this process in memory now, or at most so far where the system does not tell."""
+def _resident() -> tuple[int, int]:
+    """Bytes of this process in memory now: its own, and of files; all it ever had where nobody tells."""
     try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        kib = {
+            name: int(value.split()[0])
+            for name, _, value in (line.partition(":") for line in lines)
+            if name in ("RssAnon", "RssFile")
+        }
+        return 1024 * kib["RssAnon"], 1024 * kib["RssFile"]
+    except (OSError, KeyError):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.gpu_load import Span, covered_time
+from benchmarks.gpu_load import Span, by_call, covered_time
 
 US = 1e-6
 
@@ -30,6 +30,16 @@ def test_waits_are_told_by_what_is_around_them() -> None:
     told = [(wait.before, wait.after, wait.times, round(wait.seconds / US, 3)) for wait in found.idle]
     assert told == [("c", "a", 1, 18.5), ("b", "a", 1, 10), ("a", "b", 1, 4), ("a", "c", 1, 2.5)]
     assert found.busy + found.gaps + sum(wait.seconds for wait in found.idle) == pytest.approx(41 * US)
+
+
+def test_a_call_has_what_began_in_it() -> None:
+    work = spans((3, 5, "a"), (5.5, 7, "b"), (11, 12, "c"), (103, 104, "a"), (150, 151, "x"))
+    calls = spans((0, 20, "call 0"), (60, 90, "call 1"), (100, 110, "call 2"))
+    first, last = by_call(work, calls)
+    told = (first.busy, first.gaps, first.before, first.after, first.longest)
+    assert told == pytest.approx([4.5 * US, 0.5 * US, 3 * US, 8 * US, 4 * US])
+    assert (last.busy, last.before, last.after) == pytest.approx((1 * US, 3 * US, 6 * US))
+    assert last.longest == 0.0
 
 
 def test_nothing_is_no_time() -> None:
