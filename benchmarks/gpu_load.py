@@ -18,6 +18,8 @@ Ask = Callable[[str], object]
 
 GAP_S = 2e-6
 """Inside of a captured graph the median from one kernel to the next is 0.5 us on an H200."""
+PAUSE_S = 2e-3
+"""The GPU's work of one query has no wait that long."""
 
 
 @dataclass(slots=True)
@@ -148,14 +150,12 @@ class Idle:
         before, after: names of the kernels or copies.
         seconds: all such times together.
         times: how many there were.
-        longest: the longest of them, in seconds.
     """
 
     before: str
     after: str
     seconds: float
     times: int
-    longest: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,70 +173,52 @@ class GpuTime:
     idle: tuple[Idle, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CallTime:
-    """What a GPU did during one call, in seconds.
+def gpu_time(work: Callable[[int], object], calls: int) -> tuple[GpuTime, list[GpuTime]]:
+    """What the GPU did while ``work`` was called with 0, 1, ..., in all and in each call.
 
-    Attributes:
-        busy, gaps: as of :class:`GpuTime`.
-        before, after: from the call to the GPU's first work, and from its last to the return.
-        longest: of the waits between them.
-    """
-
-    busy: float
-    gaps: float
-    before: float
-    after: float
-    longest: float
-
-
-def gpu_time(work: Callable[[int], object], calls: int) -> tuple[GpuTime, list[CallTime]]:
-    """What the GPU did while ``work`` was called with 0, 1, ..., in all and by call.
-
-    By PyTorch's profiler (CUPTI), which makes launches slower. Calls in which it saw nothing are left out.
+    By PyTorch's profiler (CUPTI), which makes launches slower. Calls are told apart by a pause between them,
+    which counts as nothing.
     """
     torch: Any = importlib.import_module("torch")
     profiler: Any = importlib.import_module("torch.profiler")
     torch.cuda.init()
-    kinds = profiler.ProfilerActivity
-    names = {f"call {number} of {calls}" for number in range(calls)}
-    with profiler.profile(activities=[kinds.CPU, kinds.CUDA]) as recorded:
+    with profiler.profile(activities=[profiler.ProfilerActivity.CUDA]) as recorded:
         for number in range(calls):
-            with profiler.record_function(f"call {number} of {calls}"):
-                work(number)
+            work(number)
+            time.sleep(1.5 * PAUSE_S)
         torch.cuda.synchronize()
-    spans, ranges = [], []
-    for event in recorded.events():
-        times = Span(event.time_range.start / 1e6, event.time_range.end / 1e6, event.name)
-        on_device = event.device_type == torch.autograd.DeviceType.CUDA
-        if event.name not in names:
-            if on_device:
-                spans.append(times)
-        elif not on_device:
-            ranges.append(times)
-    return covered_time(spans), by_call(spans, ranges)
+    spans = [
+        Span(event.time_range.start / 1e6, event.time_range.end / 1e6, event.name)
+        for event in recorded.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    found = [covered_time(one) for one in between_pauses(spans)]
+    return summed(found), found
 
 
-def by_call(spans: Iterable[Span], calls: Iterable[Span]) -> list[CallTime]:
-    """The same of each of ``calls``, in their order, which do not overlap; of those that have any spans."""
-    spans, found, place = sorted(spans), [], 0
-    for call in sorted(calls):
-        while place < len(spans) and spans[place].start < call.start:
-            place += 1
-        first = place
-        while place < len(spans) and spans[place].start < call.end:
-            place += 1
-        if first < place:
-            mine = spans[first:place]
-            whole = covered_time(mine)
-            longest = max((wait.longest for wait in whole.idle), default=0.0)
-            last = max(span.end for span in mine)
-            found.append(
-                CallTime(
-                    whole.busy, whole.gaps, mine[0].start - call.start, max(0.0, call.end - last), longest
-                )
-            )
+def between_pauses(spans: Iterable[Span]) -> list[list[Span]]:
+    """``spans`` in order, divided where nothing ran for :data:`PAUSE_S`."""
+    found: list[list[Span]] = []
+    covered = -math.inf
+    for span in sorted(spans):
+        if span.start - covered >= PAUSE_S:
+            found.append([])
+        found[-1].append(span)
+        covered = max(covered, span.end)
     return found
+
+
+def summed(calls: Iterable[GpuTime]) -> GpuTime:
+    """All of ``calls`` together."""
+    busy = gaps = 0.0
+    idle: dict[tuple[str, str], tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    for call in calls:
+        busy, gaps = busy + call.busy, gaps + call.gaps
+        for wait in call.idle:
+            seconds, times = idle[wait.before, wait.after]
+            idle[wait.before, wait.after] = seconds + wait.seconds, times + wait.times
+    waits = [Idle(*around, *sums) for around, sums in idle.items()]
+    return GpuTime(busy, gaps, tuple(sorted(waits, key=lambda wait: -wait.seconds)))
 
 
 def covered_time(spans: Iterable[Span]) -> GpuTime:
@@ -254,7 +236,5 @@ def covered_time(spans: Iterable[Span]) -> GpuTime:
         if end > covered:
             busy += end - covered
             covered, last = end, name
-    waits = [
-        Idle(before, after, sum(times), len(times), max(times)) for (before, after), times in idle.items()
-    ]
+    waits = [Idle(before, after, sum(times), len(times)) for (before, after), times in idle.items()]
     return GpuTime(busy, gaps, tuple(sorted(waits, key=lambda wait: -wait.seconds)))

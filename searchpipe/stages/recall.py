@@ -222,14 +222,18 @@ class Recall:
                 work.early[source.name] = threads.begin(source, work, depth, mask)
 
     def prepare(self, work: Work) -> None:
-        """Begin the searches that can follow the encoder on the device, while it writes the query's vector.
+        """Begin the searches that need no more than the query, or can follow the encoder on the device.
 
         Called on the thread that has begun the encoder's batch and would only wait for it. Its time
         is the encode stage's, in which the device computes; :meth:`run` says which searches were begun here.
-        Those that other threads do begin here, too, if they have not yet.
+        The device's come first: if they are late, it waits.
         """
+        self._begin_behind(work)
         with suppress(Exception):  # asked again in their turn
             self._begin_early(work)
+
+    def _begin_behind(self, work: Work) -> None:
+        """Begin the searches that can follow the encoder on the device, while it writes the vector."""
         if work.device_place is None or work.query.filters or work.allowance() <= 0.0:
             return
         depth = max(self._depth, work.query.k)

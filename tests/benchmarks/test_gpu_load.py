@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.gpu_load import Span, by_call, covered_time
+from benchmarks.gpu_load import PAUSE_S, Span, between_pauses, covered_time, summed
 
 US = 1e-6
 
@@ -32,14 +32,30 @@ def test_waits_are_told_by_what_is_around_them() -> None:
     assert found.busy + found.gaps + sum(wait.seconds for wait in found.idle) == pytest.approx(41 * US)
 
 
-def test_a_call_has_what_began_in_it() -> None:
-    work = spans((3, 5, "a"), (5.5, 7, "b"), (11, 12, "c"), (103, 104, "a"), (150, 151, "x"))
-    calls = spans((0, 20, "call 0"), (60, 90, "call 1"), (100, 110, "call 2"))
-    first, last = by_call(work, calls)
-    told = (first.busy, first.gaps, first.before, first.after, first.longest)
-    assert told == pytest.approx([4.5 * US, 0.5 * US, 3 * US, 8 * US, 4 * US])
-    assert (last.busy, last.before, last.after) == pytest.approx((1 * US, 3 * US, 6 * US))
-    assert last.longest == 0.0
+def test_calls_are_told_apart_by_pauses() -> None:
+    pause = PAUSE_S / US
+    work = spans(
+        (pause + 8, pause + 9, "a"),
+        (0, 7, "a"),
+        (3, 5, "b"),
+        (10, 11, "c"),
+        (2 * pause + 10, 2 * pause + 12, "c"),
+        (2 * pause + 2, 2 * pause + 7, "a"),
+        (3 * pause + 13, 3 * pause + 14, "x"),
+    )
+    calls = between_pauses(work)
+    assert [[span.name for span in one] for one in calls] == [["a", "b", "c", "a", "a", "c"], ["x"]]
+    assert between_pauses([]) == []
+
+
+def test_calls_are_summed_without_the_pauses_between_them() -> None:
+    one = covered_time(spans((0, 1, "a"), (4, 6, "b"), (7, 8, "c")))
+    other = covered_time(spans((100, 101, "a"), (106, 107, "b"), (110, 112, "c")))
+    whole = summed([one, other])
+    assert whole.busy == pytest.approx(8 * US)
+    assert whole.gaps == pytest.approx(1 * US)
+    told = [(wait.before, wait.after, wait.times, round(wait.seconds / US, 3)) for wait in whole.idle]
+    assert told == [("a", "b", 2, 8), ("b", "c", 1, 3)]
 
 
 def test_nothing_is_no_time() -> None:
