@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.gpu_load import GAP_S, BusyMeter, closed_loop, gpu_time, open_loop
+from benchmarks.gpu_load import GAP_S, BusyMeter, closed_loop, gpu_time, leave, open_loop
 from benchmarks.gpu_pipeline import GpuPipeline, build_catalog, open_pipeline, query_texts
 from benchmarks.report import Report, quantiles
 from searchpipe.device.facts import driver_facts
@@ -82,6 +82,7 @@ def main() -> None:
     finally:
         opened.close()
     report.finish()
+    leave()
 
 
 def _warm_up(opened: GpuPipeline, texts: list[str]) -> None:
