@@ -1,14 +1,18 @@
 #include "cuda/device.h"
 
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <functional>
+#include <memory>
 #include <stdexcept>
 
 #include "bindings/gil.h"
 #include "bindings/module.h"
 #include "cuda/buffer.h"
 #include "cuda/error.h"
+#include "cuda/graph.h"
 #include "cuda/kernel.h"
 #include "cuda/nvtx.h"
 #include "cuda/stream.h"
@@ -20,6 +24,7 @@ namespace {
 
 using cuda::Device;
 using cuda::DeviceBuffer;
+using cuda::GraphExec;
 using cuda::Kernel;
 using cuda::Stream;
 
@@ -123,6 +128,29 @@ them. Threads: any.)")
       .def("synchronize", &Stream::synchronize, py::call_guard<ReleaseGil>(),
            "Wait for everything on the stream. Raises CudaError.")
       .def_property_readonly("capturing", &Stream::capturing);
+
+  py::class_<GraphExec, std::shared_ptr<GraphExec>>(
+      m, "RecordedWork",
+      R"(Device work of others, recorded once and put on its stream as one call.
+
+Memory that the work names must outlive it. Threads: any, one at a time.)")
+      .def(py::init([](const std::shared_ptr<Device>& device, std::uintptr_t stream,
+                       const std::function<void()>& enqueue) {
+             return std::make_shared<GraphExec>(
+                 GraphExec::capture(device, reinterpret_cast<cuda::StreamHandle>(stream), enqueue));
+           }),
+           py::arg("device"), py::arg("stream"), py::arg("enqueue"),
+           R"(Record, and do not run, what `enqueue()` puts on the stream with this handle.
+
+It may call nothing on this thread that synchronises or allocates. Raises what it raises, CudaError or RuntimeError for
+what cannot be recorded; the stream is usable again either way.)")
+      .def(
+          "launch",
+          [](const GraphExec& work, std::uintptr_t stream) {
+            work.launch(reinterpret_cast<cuda::StreamHandle>(stream));
+          },
+          py::arg("stream"), "Put it on the stream with this handle. Raises CudaError.")
+      .def_property_readonly("nodes", &GraphExec::nodes, "Pieces of work in it.");
 
   py::class_<DeviceBuffer, std::shared_ptr<DeviceBuffer>>(
       m, "DeviceBuffer",

@@ -14,12 +14,12 @@ namespace {
 // Ends the capture if `enqueue` throws: a stream left in capture mode refuses all further work.
 class Capture {
  public:
-  explicit Capture(Stream& stream) : stream_(stream) {
-    check(driver().cuStreamBeginCapture(stream.handle(), kCaptureThreadLocal), "cuStreamBeginCapture");
+  explicit Capture(StreamHandle stream) : stream_(stream) {
+    check(driver().cuStreamBeginCapture(stream, kCaptureThreadLocal), "cuStreamBeginCapture");
   }
   ~Capture() {
     GraphHandle graph = nullptr;
-    if (open_) driver().cuStreamEndCapture(stream_.handle(), &graph);
+    if (open_) driver().cuStreamEndCapture(stream_, &graph);
     if (graph != nullptr) driver().cuGraphDestroy(graph);
   }
   Capture(const Capture&) = delete;
@@ -28,12 +28,12 @@ class Capture {
   GraphHandle end() {
     open_ = false;
     GraphHandle graph = nullptr;
-    check(driver().cuStreamEndCapture(stream_.handle(), &graph), "cuStreamEndCapture");
+    check(driver().cuStreamEndCapture(stream_, &graph), "cuStreamEndCapture");
     return graph;
   }
 
  private:
-  Stream& stream_;
+  StreamHandle stream_;
   bool open_ = true;
 };
 
@@ -52,7 +52,13 @@ class GraphOwner {
 
 GraphExec GraphExec::capture(Stream& stream, const std::function<void()>& enqueue,
                              const std::function<Rewritten(GraphHandle)>& rewrite) {
-  CurrentContext current(*stream.device());
+  return capture(stream.device(), stream.handle(), enqueue, rewrite);
+}
+
+GraphExec GraphExec::capture(const std::shared_ptr<Device>& device, StreamHandle stream,
+                             const std::function<void()>& enqueue,
+                             const std::function<Rewritten(GraphHandle)>& rewrite) {
+  CurrentContext current(*device);
   GraphHandle graph = nullptr;
   {
     Capture capture(stream);
@@ -63,7 +69,7 @@ GraphExec GraphExec::capture(Stream& stream, const std::function<void()>& enqueu
     throw std::runtime_error("nothing was captured: the work left the stream it was given");
   const GraphOwner owner(graph);
   GraphExec exec;
-  exec.device_ = stream.device();
+  exec.device_ = device;
   check(driver().cuGraphGetNodes(graph, nullptr, &exec.nodes_), "cuGraphGetNodes");
   if (exec.nodes_ == 0) throw std::runtime_error("nothing was captured: no work was put on the stream");
   if (rewrite) exec.instantiate_rewritten(graph, rewrite);
@@ -117,9 +123,9 @@ GraphExec& GraphExec::operator=(GraphExec&& other) noexcept {
   return *this;
 }
 
-void GraphExec::launch(Stream& stream) const {
+void GraphExec::launch(StreamHandle stream) const {
   CurrentContext current(*device_);
-  check(driver().cuGraphLaunch(handle_, stream.handle()), "cuGraphLaunch");
+  check(driver().cuGraphLaunch(handle_, stream), "cuGraphLaunch");
 }
 
 void GraphExec::upload(Stream& stream) const {

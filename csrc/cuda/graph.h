@@ -28,12 +28,17 @@ class GraphExec {
   // or the copy cannot be used, the graph is as recorded.
   static GraphExec capture(Stream& stream, const std::function<void()>& enqueue,
                            const std::function<Rewritten(GraphHandle)>& rewrite = nullptr);
+  // The same for a stream that is somebody else's.
+  static GraphExec capture(const std::shared_ptr<Device>& device, StreamHandle stream,
+                           const std::function<void()>& enqueue,
+                           const std::function<Rewritten(GraphHandle)>& rewrite = nullptr);
 
   ~GraphExec();
   GraphExec(GraphExec&& other) noexcept;
   GraphExec& operator=(GraphExec&& other) noexcept;
 
-  void launch(Stream& stream) const;
+  void launch(Stream& stream) const { launch(stream.handle()); }
+  void launch(StreamHandle stream) const;
   // Moves the graph's own data to the device before the first launch has to.
   void upload(Stream& stream) const;
   size_t nodes() const { return nodes_; }

@@ -13,6 +13,7 @@ from searchpipe import _core
 from searchpipe.arrays import Float32, Int32
 from searchpipe.errors import ClosedError, EngineError
 from searchpipe.recall.lookup import Found, Lookup
+from searchpipe.recall.recorded import RecordedSearches
 
 _BYTES = 12
 """Of a result: an int64 id and a float32 score. All ids come first, then all scores."""
@@ -176,9 +177,19 @@ class Landings:
         stream: the index's own, as a number.
         widest: results of a search at most.
         limit: landings; who finds none left begins nothing.
+        recorded: puts the searches of one place and landing on the stream; None: they do so themselves.
     """
 
-    def __init__(self, device: int, stream: int, widest: int, *, limit: int = 16) -> None:
+    def __init__(
+        self,
+        device: int,
+        stream: int,
+        widest: int,
+        *,
+        limit: int = 16,
+        recorded: RecordedSearches | None = None,
+    ) -> None:
+        self._recorded = recorded
         self._device = device
         self._stream = stream
         self._nbytes = _BYTES * widest
@@ -209,8 +220,13 @@ class Landings:
         memory = landing.readback()
         landing.vector = vector
         nbytes = 0  # of what fails half-way only the end is of interest
+        ids, scores = memory.address, memory.address + 8 * width
         try:
-            search(memory.address, memory.address + 8 * width)
+            if self._recorded is None:
+                search(ids, scores)
+            else:
+                key = getattr(vector, "address", None), ids, width
+                self._recorded.put(key, lambda: search(ids, scores))
             nbytes = _BYTES * width
         finally:
             memory.fetch(self._stream, nbytes)
@@ -218,10 +234,16 @@ class Landings:
 
     def close(self) -> None:
         """Free everything once the device is done with it. Idempotent."""
+        self.forget()
         self._limit = 0
         self._idle.clear()
         while self._made:
             self._made.pop().memory = None
+
+    def forget(self) -> None:
+        """Searches will be others from now on."""
+        if self._recorded is not None:
+            self._recorded.forget()
 
     def _take(self) -> Landing | None:
         for _ in range(len(self._idle)):

@@ -19,6 +19,7 @@ from searchpipe.recall.faiss_build import make_index, make_resources, require_gp
 from searchpipe.recall.faiss_pointers import OneRow, as_half, float_pointer, void_pointer
 from searchpipe.recall.filtering import choose_way, filtered_probes
 from searchpipe.recall.lookup import Found, Lookup, host_copy, on_device
+from searchpipe.recall.recorded import RecordedSearches
 from searchpipe.recall.rule import MAX_PROBES, IndexPlan
 
 TEMP_BYTES = 256 * MIB
@@ -28,6 +29,7 @@ _MAX_SELECTION = 2048  # FAISS's kernels select no more
 _MAX_GRAPH_RESULTS = 1024
 _ROUNDING_MARGIN = 16  # float16 may swap near ties, so a few more are fetched and scored exactly
 _PQ_FACTOR = 4
+_RECORDED_KINDS, _RECORDED_VERSIONS = ("flat", "ivf-flat"), ("1.15.",)  # recorded on an H200
 
 
 class ExactSearch(Protocol):
@@ -63,6 +65,8 @@ class GpuIndex:
         exact: compares all allowed documents on the device; on the host if None. May be set later,
             before the index is shared.
         faiss: the module; the installed one if None.
+        record: whether searches that follow the encoder are recorded (:mod:`searchpipe.recall.recorded`);
+            None: where that was seen to work. FAISS ends the process when CUDA refuses what it does.
 
     Raises:
         MissingDependencyError: no FAISS for GPUs, or no GPU.
@@ -81,6 +85,7 @@ class GpuIndex:
         use_cuvs: bool = False,
         exact: ExactSearch | None = None,
         faiss: Any = None,
+        record: bool | None = None,
     ) -> None:
         if vectors.shape != (plan.count, plan.dim):
             raise EngineError(
@@ -96,7 +101,11 @@ class GpuIndex:
         # CAGRA, and lists searched by cuVS, may wait for the device on the host: nothing is won there.
         ahead = stream and plan.kind != "cagra" and not use_cuvs
         self._widest = _MAX_GRAPH_RESULTS if plan.kind == "cagra" else _MAX_SELECTION
-        self._landings = Landings(device, stream, self._widest) if ahead else None
+        if record is None:
+            version = str(getattr(self._faiss, "__version__", ""))
+            record = plan.kind in _RECORDED_KINDS and version.startswith(_RECORDED_VERSIONS)
+        recorded = RecordedSearches(device, stream) if ahead and record else None
+        self._landings = Landings(device, stream, self._widest, recorded=recorded) if ahead else None
         self._selects = plan.kind == "cagra" or (use_cuvs and plan.kind != "flat")
         try:
             with nvtx.range("recall:build"):
@@ -134,6 +143,8 @@ class GpuIndex:
         if not self.plan.lists or not 1 <= value <= min(self.plan.lists, MAX_PROBES):
             raise EngineError(f"{value} lists cannot be read of {self.plan.lists}.")
         self._index.nprobe = value
+        if self._landings is not None:
+            self._landings.forget()
 
     def search_many(
         self, queries: Any, k: int, *, mask: Bool | None = None, probes: int = 0
