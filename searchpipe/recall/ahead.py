@@ -123,7 +123,7 @@ class Landing:
 
     Attributes:
         memory: both; None once freed.
-        vector: what the search reads, held until it has ended; None if it has.
+        vector: what the search reads, held until it is known to have ended; None if it is.
     """
 
     __slots__ = ("memory", "vector")
@@ -248,7 +248,7 @@ class Landings:
     def _take(self) -> Landing | None:
         for _ in range(len(self._idle)):
             landing = self._idle.popleft()
-            if landing.memory is not None and landing.memory.done():
+            if landing.memory is not None and (landing.vector is None or landing.memory.done()):
                 landing.vector = None
                 return landing
             self._idle.append(landing)

@@ -29,7 +29,8 @@ _MAX_SELECTION = 2048  # FAISS's kernels select no more
 _MAX_GRAPH_RESULTS = 1024
 _ROUNDING_MARGIN = 16  # float16 may swap near ties, so a few more are fetched and scored exactly
 _PQ_FACTOR = 4
-_RECORDED_KINDS, _RECORDED_VERSIONS = ("flat", "ivf-flat"), ("1.15.",)  # recorded on an H200
+# Recorded on an H200. A flat index waits for the device in each search, which no recording allows.
+_RECORDED, _RECORDED_BY = (("ivf-flat", "float32"),), ("1.15.",)
 
 
 class ExactSearch(Protocol):
@@ -103,7 +104,7 @@ class GpuIndex:
         self._widest = _MAX_GRAPH_RESULTS if plan.kind == "cagra" else _MAX_SELECTION
         if record is None:
             version = str(getattr(self._faiss, "__version__", ""))
-            record = plan.kind in _RECORDED_KINDS and version.startswith(_RECORDED_VERSIONS)
+            record = (plan.kind, plan.codes) in _RECORDED and version.startswith(_RECORDED_BY)
         recorded = RecordedSearches(device, stream) if ahead and record else None
         self._landings = Landings(device, stream, self._widest, recorded=recorded) if ahead else None
         self._selects = plan.kind == "cagra" or (use_cuvs and plan.kind != "flat")
