@@ -202,7 +202,7 @@ def leave() -> NoReturn:
     """End a process that was profiled, with success, but without the exit handlers of C and C++ libraries.
 
     cuBLASLt's lets the context go, which CUPTI tells PyTorch's profiler, whose data is gone by then: seen to
-    abort two processes of five.
+    abort three processes of nine.
     """
     sys.stdout.flush()
     sys.stderr.flush()
