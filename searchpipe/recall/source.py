@@ -109,9 +109,9 @@ class AskedAhead:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.
 
         The cost model is told of handing the search over, in the encoder's time, and of this waiting.
-        ``meanwhile`` is called once if the device is not done yet, with what tells the seconds that it
-        may still take, as searches go lately; ``then`` with the result, before anything else is done about
-        it. What they raise is ignored.
+        ``meanwhile`` is called once, with what tells the seconds that the device may still take, as searches
+        go lately; ``then`` with the result, before anything else is done about it. What they raise is
+        ignored.
         What failed is searched once more, now in the ordinary way, which knows what to do about it.
 
         Raises:
@@ -143,7 +143,7 @@ class AskedAhead:
         then: Callable[[Int32, Float32], None] | None,
     ) -> tuple[Int32, Float32] | None:
         begin = time.perf_counter()
-        if meanwhile is not None and not self._begun.ended():
+        if meanwhile is not None:
             with suppress(Exception):
                 meanwhile(self._left)
         waited = not self._begun.ended()

@@ -91,7 +91,10 @@ class DeviceWait:
         self._plan: HeadPlan | None = None
 
     def use(self, left: Callable[[], float]) -> None:
-        """Work on what other threads search; plan the next steps, and try them if there is time."""
+        """Work on what other threads search; plan the next steps, and try them if there is time.
+
+        A plan is worth its time if the device is done already, too: without it each stage has its own glue.
+        """
         for begun in self._early.values():
             if isinstance(begun, EarlySearch):
                 begun.help()

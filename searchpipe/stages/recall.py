@@ -129,9 +129,9 @@ class BegunSearch(Protocol):
     ) -> tuple[Int32, Float32] | None:
         """Wait for the result; None of an ``optional`` source that is later than ``work`` allows.
 
-        ``meanwhile`` is called once if a device has not got it yet, with what tells the seconds that the
-        device may still take; ``then`` with the result of a device, the moment that it is there. What they
-        raise is ignored.
+        ``meanwhile`` is called once before a device is waited for, with what tells the seconds that it may
+        still take (0 if it is done); ``then`` with the result of a device, the moment that it is there. What
+        they raise is ignored.
         """
         ...
 
