@@ -19,9 +19,10 @@ struct DeviceCopy {
 };
 
 // When it pays to look whether a batch has ended: sleep until `from`, then look again and again; what has not
-// ended at `to` is not worth a core any more.
+// ended at `to` is not worth a core any more. It ends at `expected`, or a little later.
 struct Watch {
   Clock::time_point from;
+  Clock::time_point expected;
   Clock::time_point to;
 };
 

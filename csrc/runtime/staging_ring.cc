@@ -194,8 +194,9 @@ void StagingRing::learn(const Slot& slot, Clock::duration took) {
 Watch StagingRing::watch(int slot) const {
   const Slot& it = *slots_[static_cast<std::size_t>(slot)];
   const Clock::time_point begin = begun(it);
-  const Clock::time_point from = begin + typical(it) - spin_;
-  return {Clock::now() + kShortestSleep < from ? from : Clock::time_point::min(),
+  const Clock::time_point expected = begin + typical(it);
+  const Clock::time_point from = expected - spin_;
+  return {Clock::now() + kShortestSleep < from ? from : Clock::time_point::min(), expected,
           begin + 2 * timed(it.bucket) + kWatchGrace};
 }
 
