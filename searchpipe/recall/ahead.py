@@ -61,10 +61,10 @@ class Begun:
         self._ended = ended
         self.seconds = launch_s
 
-    def ended(self) -> bool:
-        """Whether :meth:`end` would not wait: it tells what failed, too."""
+    def ended(self, timeout_s: float = 0.0) -> bool:
+        """Whether :meth:`end` would not wait, after at most ``timeout_s``: it tells what failed, too."""
         try:
-            return self._pending.wait(0.0)
+            return self._pending.wait(timeout_s)
         except EngineError:
             return True
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from searchpipe.recall.ahead import Begun, UsualTime
 from searchpipe.recall.fallback import FallbackIndex
 from searchpipe.runtime.device_vectors import DeviceVector
 from searchpipe.stages.base import Work
+
+if TYPE_CHECKING:
+    from searchpipe.stages.device_wait import AwaitedDevice
 
 _SLICE_S = 0.005  # how late a departed caller may notice that it has left
 
@@ -83,7 +87,7 @@ class AskedAhead:
         begun: the search.
     """
 
-    __slots__ = ("_begun", "_depth", "_place", "_since", "_source")
+    __slots__ = ("_begun", "_depth", "_place", "_since", "_source", "_until")
 
     ahead = True
 
@@ -93,6 +97,7 @@ class AskedAhead:
         self._place = place
         self._begun = begun
         self._since = time.perf_counter() - begun.seconds
+        self._until = math.inf  # on the same clock: of its caller's time, once that waits
 
     def answers(self, work: Work) -> bool:
         """Whether it was searched by the query's vector: an encoder may have failed, and another answered."""
@@ -103,15 +108,14 @@ class AskedAhead:
         work: Work,
         *,
         optional: bool,
-        meanwhile: Callable[[Callable[[], float]], None] | None = None,
+        meanwhile: Callable[[AwaitedDevice], None] | None = None,
         then: Callable[[Int32, Float32], None] | None = None,
     ) -> tuple[Int32, Float32] | None:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.
 
         The cost model is told of handing the search over, in the encoder's time, and of this waiting.
-        ``meanwhile`` is called once, with what tells the seconds that the device may still take, as searches
-        go lately; ``then`` with the result, before anything else is done about it. What they raise is
-        ignored.
+        ``meanwhile`` is called once, with this object; ``then`` with the result, before anything else is done
+        about it. What they raise is ignored.
         What failed is searched once more, now in the ordinary way, which knows what to do about it.
 
         Raises:
@@ -139,13 +143,14 @@ class AskedAhead:
         self,
         work: Work,
         limit_s: float,
-        meanwhile: Callable[[Callable[[], float]], None] | None,
+        meanwhile: Callable[[AwaitedDevice], None] | None,
         then: Callable[[Int32, Float32], None] | None,
     ) -> tuple[Int32, Float32] | None:
         begin = time.perf_counter()
+        self._until = begin + limit_s
         if meanwhile is not None:
             with suppress(Exception):
-                meanwhile(self._left)
+                meanwhile(self)
         waited = not self._begun.ended()
         while True:
             left = limit_s - (time.perf_counter() - begin)
@@ -159,11 +164,16 @@ class AskedAhead:
                 return found
             work.deadline.check_cancelled()
 
-    def _left(self) -> float:
-        """Seconds that the device may still take; 0 once it is done."""
+    def left(self) -> float:
+        """Seconds that the device may still take, as searches go lately; 0 once it is done."""
         if self._begun.ended():
             return 0.0
-        return max(0.0, self._source.usual.seconds - (time.perf_counter() - self._since))
+        now = time.perf_counter()
+        return max(0.0, min(self._source.usual.seconds - (now - self._since), self._until - now))
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the device is done, after at most ``seconds``."""
+        return self._begun.ended(seconds)
 
 
 def _departed(work: Work) -> bool:

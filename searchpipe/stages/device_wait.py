@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol, cast
 
@@ -17,6 +17,21 @@ from searchpipe.stages.rehearsal import Rehearsal
 
 _LONGEST_TRIAL_S = 1e-3
 """What is learnt of one that took longer."""
+_TRIAL_MARGIN, _BEFORE_END_S = 1.25, 3e-5
+"""A trial is to be over shortly before the device is done: what it warms cools within fractions of a
+millisecond."""
+
+
+class AwaitedDevice(Protocol):
+    """A device that searches, for the query's thread."""
+
+    def left(self) -> float:
+        """Seconds that it may still take; 0 once it is done, or the query's time is up."""
+        ...
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is done, after at most ``seconds``."""
+        ...
 
 
 class ReadingStage(Protocol):
@@ -90,7 +105,7 @@ class DeviceWait:
         self._awaited = awaited
         self._plan: HeadPlan | None = None
 
-    def use(self, left: Callable[[], float]) -> None:
+    def use(self, device: AwaitedDevice) -> None:
         """Work on what other threads search; plan the next steps, and try them if there is time.
 
         A plan is worth its time if the device is done already, too: without it each stage has its own glue.
@@ -98,7 +113,7 @@ class DeviceWait:
         for begun in self._early.values():
             if isinstance(begun, EarlySearch):
                 begun.help()
-                begun.await_others(left())
+                begun.await_others(device.left())
         followers, work = self._followers, self._work
         found, complete = self._found()
         if complete and followers.heads:
@@ -106,7 +121,10 @@ class DeviceWait:
                 self._plan = plan_head(work, found, followers.fusion, followers.heads)
         if not (followers.readers and any(one is not None for one in found.values())):
             return
-        if left() > followers.trial_s:
+        if (left := device.left()) > followers.trial_s:
+            early = left - followers.trial_s * _TRIAL_MARGIN - _BEFORE_END_S
+            if early > 0.0 and device.wait(early):
+                return
             since = time.perf_counter()
             if self._plan is not None:
                 self._plan.rehearse()

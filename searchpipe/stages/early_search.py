@@ -13,6 +13,7 @@ from searchpipe.stages.base import Work
 
 if TYPE_CHECKING:
     from searchpipe._core import SearchThreads
+    from searchpipe.stages.device_wait import AwaitedDevice
     from searchpipe.stages.recall import RecallSource
 
 _LAST_S = 1e-4
@@ -146,7 +147,7 @@ class EarlySearch:
         work: Work,
         *,
         optional: bool,
-        meanwhile: Callable[[Callable[[], float]], None] | None = None,  # noqa: ARG002
+        meanwhile: Callable[[AwaitedDevice], None] | None = None,  # noqa: ARG002
         then: Callable[[Int32, Float32], None] | None = None,  # noqa: ARG002
     ) -> tuple[Int32, Float32] | None:
         """Wait for the result, of an ``optional`` source no longer than ``work`` allows; None if it is late.

@@ -16,7 +16,7 @@ from searchpipe.deadline import QueryCancelled
 from searchpipe.errors import EngineError
 from searchpipe.runtime.begun_scores import Fusion
 from searchpipe.stages.base import Stage, Work
-from searchpipe.stages.device_wait import DeviceWait, Followers
+from searchpipe.stages.device_wait import AwaitedDevice, DeviceWait, Followers
 from searchpipe.stages.early_search import DividedSearch
 from searchpipe.stages.early_searches import EarlySearches
 from searchpipe.stages.head_start import fused
@@ -124,14 +124,13 @@ class BegunSearch(Protocol):
         work: Work,
         *,
         optional: bool,
-        meanwhile: Callable[[Callable[[], float]], None] | None = None,
+        meanwhile: Callable[[AwaitedDevice], None] | None = None,
         then: Callable[[Int32, Float32], None] | None = None,
     ) -> tuple[Int32, Float32] | None:
         """Wait for the result; None of an ``optional`` source that is later than ``work`` allows.
 
-        ``meanwhile`` is called once before a device is waited for, with what tells the seconds that it may
-        still take (0 if it is done); ``then`` with the result of a device, the moment that it is there. What
-        they raise is ignored.
+        ``meanwhile`` is called once before a device is waited for; ``then`` with the result of a device, the
+        moment that it is there. What they raise is ignored.
         """
         ...
 

@@ -69,7 +69,7 @@ def test_documents_found_by_now_are_read_while_the_device_searches(
     plain = world.recalled(begun(world))
     go = world.stalled()
     reader = Reader(go)
-    world.dense.usual.seconds = 60.0
+    world.dense.usual.seconds = 0.5
     world.recall.followed_by([object(), reader])
     work = world.recalled(begun(world, budget_ms=budget_ms))
     assert reader.read == [[5, 3, 8]]
