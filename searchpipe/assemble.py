@@ -183,7 +183,7 @@ class _Builder:
             weights={str(name): weight for name, weight in settings.weights.items()},
             rrf_k=settings.rrf_k,
             pool=self._pool,
-            threads=self._search_threads() if self._pool is not None else None,
+            threads=self._search_threads() if self._pool and "lexical" in settings.sources else None,
             helpers=max(1, min(_MOST_HELPERS, available_cores() // _CORES_A_HELPER)),
         )
         self.engines.owned.callback(recall.end_early)
@@ -193,7 +193,7 @@ class _Builder:
         """Threads that search beside a query that waits for the GPU; they end with the engines."""
         threads = _core.SearchThreads(min(available_cores(), _MOST_SEARCH_THREADS))
         self.engines.owned.callback(threads.close)
-        _search_threads.add(threads)
+        _open_threads.add(threads)
         return threads
 
     def _threads(self) -> Executor:
@@ -261,4 +261,4 @@ class _Builder:
         )
 
 
-_search_threads = Inherited()
+_open_threads = Inherited()

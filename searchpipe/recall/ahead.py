@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -197,11 +197,12 @@ class Landings:
         self._made: list[Landing] = []
         self._idle: deque[Landing] = deque()  # what is given back may come from any thread
 
-    def begin(self, vector: object, width: int, search: Callable[[int, int], None]) -> DevicePending | None:
+    def begin(self, vector: Any, width: int, search: Callable[[int, int], None]) -> DevicePending | None:
         """Put a search on the stream; None, with nothing begun, where that is not possible now.
 
         Args:
-            vector: on the device, with :meth:`searchpipe.runtime.device_vectors.DeviceVector.follow`.
+            vector: on the device, as :class:`searchpipe.runtime.device_vectors.DeviceVector`; nothing is
+                begun for one that cannot be followed.
             width: results.
             search: called with the addresses of ids and scores in device memory.
 
@@ -225,7 +226,7 @@ class Landings:
             if self._recorded is None:
                 search(ids, scores)
             else:
-                key = getattr(vector, "address", None), ids, width
+                key = vector.address, ids, width
                 self._recorded.put(key, lambda: search(ids, scores))
             nbytes = _BYTES * width
         finally:

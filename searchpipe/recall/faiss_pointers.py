@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from searchpipe.catalog.optional import require
+from searchpipe.device.raw_stream import RawStream
 from searchpipe.recall.lookup import on_device
 
 
@@ -29,6 +30,20 @@ def as_half(queries: Any) -> Any:
     half = cupy.asarray(queries).astype(np.float16)
     cupy.cuda.get_current_stream().synchronize()
     return half
+
+
+def stacked(vectors: list[Any], stream: int) -> Any:
+    """Vectors on the device as rows of one array there, complete unless FAISS has a ``stream`` of ours."""
+    cupy = require("cupy", "gpu")
+    # On the stream that FAISS uses, so nothing has to be waited for here; cupy makes
+    # this stream wait for those that the producers of the vectors have named.
+    kinds = cupy.cuda.Stream
+    on = kinds.from_external(RawStream(stream)) if stream else kinds.null
+    with on:
+        rows = cupy.stack([cupy.asarray(vector) for vector in vectors])
+    if not stream:
+        on.synchronize()
+    return rows
 
 
 def float_pointer(faiss: Any, array: Any) -> Any:

@@ -12,14 +12,13 @@ from searchpipe.catalog.exact import exact_search
 from searchpipe.catalog.optional import require
 from searchpipe.device import nvtx
 from searchpipe.device.plan import MIB
-from searchpipe.device.raw_stream import RawStream
 from searchpipe.errors import EngineError, QueryError
 from searchpipe.recall.ahead import DevicePending, Landings
 from searchpipe.recall.faiss_build import make_index, make_resources, require_gpu_faiss
-from searchpipe.recall.faiss_pointers import OneRow, as_half, float_pointer, void_pointer
+from searchpipe.recall.faiss_pointers import OneRow, as_half, float_pointer, stacked, void_pointer
 from searchpipe.recall.filtering import choose_way, filtered_probes
 from searchpipe.recall.lookup import Found, Lookup, host_copy, on_device
-from searchpipe.recall.recorded import RecordedSearches
+from searchpipe.recall.recorded import RecordedSearches, can_record
 from searchpipe.recall.rule import MAX_PROBES, IndexPlan
 
 TEMP_BYTES = 256 * MIB
@@ -29,8 +28,6 @@ _MAX_SELECTION = 2048  # FAISS's kernels select no more
 _MAX_GRAPH_RESULTS = 1024
 _ROUNDING_MARGIN = 16  # float16 may swap near ties, so a few more are fetched and scored exactly
 _PQ_FACTOR = 4
-# Recorded on an H200. A flat index waits for the device in each search, which no recording allows.
-_RECORDED, _RECORDED_BY = (("ivf-flat", "float32"),), ("1.15.",)
 
 
 class ExactSearch(Protocol):
@@ -66,8 +63,8 @@ class GpuIndex:
         exact: compares all allowed documents on the device; on the host if None. May be set later,
             before the index is shared.
         faiss: the module; the installed one if None.
-        record: whether searches that follow the encoder are recorded (:mod:`searchpipe.recall.recorded`);
-            None: where that was seen to work. FAISS ends the process when CUDA refuses what it does.
+        record: whether searches that follow the encoder are recorded; None: where that was seen to work
+            (:func:`searchpipe.recall.recorded.can_record`).
 
     Raises:
         MissingDependencyError: no FAISS for GPUs, or no GPU.
@@ -102,10 +99,8 @@ class GpuIndex:
         # CAGRA, and lists searched by cuVS, may wait for the device on the host: nothing is won there.
         ahead = stream and plan.kind != "cagra" and not use_cuvs
         self._widest = _MAX_GRAPH_RESULTS if plan.kind == "cagra" else _MAX_SELECTION
-        if record is None:
-            version = str(getattr(self._faiss, "__version__", ""))
-            record = (plan.kind, plan.codes) in _RECORDED and version.startswith(_RECORDED_BY)
-        recorded = RecordedSearches(device, stream) if ahead and record else None
+        records = can_record(self._faiss, plan) if record is None else record
+        recorded = RecordedSearches(device, stream) if ahead and records else None
         self._landings = Landings(device, stream, self._widest, recorded=recorded) if ahead else None
         self._selects = plan.kind == "cagra" or (use_cuvs and plan.kind != "flat")
         try:
@@ -336,20 +331,8 @@ class GpuIndex:
             return OneRow(one, self.dim) if on_device(one) else self._on_host(one)[None, :]
         # One copy of all is quicker than a kernel for each.
         if all(on_device(vector) and host_copy(vector) is None for vector in vectors):
-            return self._stack_on_device(vectors)
+            return stacked(vectors, self._stream)
         return np.stack([self._on_host(vector) for vector in vectors])
-
-    def _stack_on_device(self, vectors: list[Any]) -> Any:
-        cupy = require("cupy", "gpu")
-        # On the stream that FAISS uses, so nothing has to be waited for here; cupy makes
-        # this stream wait for those that the producers of the vectors have named.
-        kinds = cupy.cuda.Stream
-        stream = kinds.from_external(RawStream(self._stream)) if self._stream else kinds.null
-        with stream:
-            stacked = cupy.stack([cupy.asarray(vector) for vector in vectors])
-        if not self._stream:
-            stream.synchronize()
-        return stacked
 
     @staticmethod
     def _on_host(vector: Any) -> Float32:

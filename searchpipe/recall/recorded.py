@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from typing import Any
 
 from searchpipe import _core
+from searchpipe.recall.rule import IndexPlan
 
 _LOG = logging.getLogger("searchpipe.gpu")
 _MOST_COUNTED = 64
 """Kinds of search whose number is known; many callers at once make more, and gain nothing."""
+_INDEXES, _VERSIONS = (("ivf-flat", "float32"),), ("1.15.",)
+"""Kinds and codes of indexes, and FAISS's versions, that were recorded on an H200."""
+
+
+def can_record(faiss: Any, plan: IndexPlan) -> bool:
+    """Whether searches of such an index were seen to be recorded.
+
+    No others are tried: FAISS may end the process when CUDA refuses what it does. A flat index waits for the
+    device in each search, which no recording allows.
+    """
+    version = str(getattr(faiss, "__version__", ""))
+    return (plan.kind, plan.codes) in _INDEXES and version.startswith(_VERSIONS)
 
 
 class RecordedSearches:

@@ -112,7 +112,7 @@ class DeviceWait:
         """
         for begun in self._early.values():
             if isinstance(begun, EarlySearch):
-                begun.help()
+                begun.help(self._work.allowance())
                 begun.await_others(device.left())
         followers, work = self._followers, self._work
         found, complete = self._found()

@@ -48,7 +48,7 @@ class DividedSearch(Protocol):
 
 
 class SharedSearch(DividedSearch, Protocol):
-    """One with a method ``share``: threads of the core can work on, which need no GIL."""
+    """One that threads of the core can work on, which need no GIL: it has a method ``share``."""
 
     def share(self, threads: SearchThreads, wanted: int) -> int:
         """Let idle ones of ``threads`` work on it, at most ``wanted``; how many."""
@@ -136,11 +136,11 @@ class EarlySearch:
         if (divided := self._divided) is not None and not divided.ended:
             divided.wait(seconds)
 
-    def help(self) -> None:
-        """Work on the search beside the thread that has begun it, if both can."""
-        if (divided := self._divided) is not None and not divided.ended:
-            divided.run()
-            divided.wait(_LAST_S)
+    def help(self, seconds: float) -> None:
+        """Work on the search beside the threads that have begun it, if all can, ``seconds`` at most."""
+        if (divided := self._divided) is not None and not divided.ended and seconds > 0.0:
+            divided.run(seconds)
+            divided.wait(min(_LAST_S, seconds))
 
     def join(
         self,

@@ -46,6 +46,9 @@ class Encode:
         cache: of the vectors of token ids, float32 ``(dim,)``; None for none. What is found there is on
             the host alone, so that recall on a GPU copies it.
         model: its name, for :meth:`describe`.
+
+    Attributes:
+        leaves_time: whether later stages can prepare while this one waits for its device.
     """
 
     name = "encode"
@@ -69,7 +72,6 @@ class Encode:
         )
         takes_time = self._forecasting is not None and takes_meanwhile(self._forecasting)
         self.leaves_time = takes_time and places is not None
-        """Whether later stages can prepare while this one waits for its device."""
         self._gate = gate
         self._places = places
         self.cache = cache

@@ -17,21 +17,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from searchpipe._core import PostingsIndex, PostingsWriter, SearchThreads
+from searchpipe._core import PostingsIndex, PostingsWriter
 from searchpipe.arrays import Bool
+from tests.core.postings_file import write
 
 Document = list[list[str]]
 
 # Shares of documents are rounded to 1/65535, sums to float32.
 _ROUNDED = 0.5 / 65535
-
-
-def write(path: Path, documents: Any, fields: int, memory_bytes: int = 1 << 20) -> PostingsIndex:
-    with PostingsWriter(path, fields=fields, memory_bytes=memory_bytes) as writer:
-        for document in documents:
-            writer.append(document)
-        assert len(writer) == len(documents)
-    return PostingsIndex(path)
 
 
 def bm25(
@@ -107,30 +100,6 @@ def test_the_best_k_are_those_of_plain_bm25(tmp_path: Path, search: dict[str, An
     np.testing.assert_array_equal(scores, all_scores[keep][:k])
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> PostingsIndex:
-    """Three blocks and a bit, of words from every 2nd to every 20,000th document, with many ties."""
-    rng = np.random.default_rng(11)
-    count = 200_000
-    shares = [0.5, 0.3, 0.1, 0.03, 0.01, 0.003, 0.0005, 0.00005]
-    chosen = [rng.random(count) < share for share in shares]
-    repeats = rng.integers(1, 4, count)
-    # A word of the last documents only, and one of a single block.
-    chosen.append(np.arange(count) >= count - 50)
-    chosen.append((np.arange(count) // 65536 == 1) & (rng.random(count) < 0.2))
-    # Crowded into a sixteenth of every block.
-    chosen.append((np.arange(count) % 65536 // 4096 == 5) & (rng.random(count) < 0.6))
-    documents: list[Any] = [
-        [
-            [f"w{word}" for word, has in enumerate(row) for _ in range(repeat if has else 0)],
-            ["x"] if row[0] else [],
-        ]
-        for row, repeat in zip(np.stack(chosen, 1).tolist(), repeats.tolist(), strict=True)
-    ]
-    folder = tmp_path_factory.mktemp("large")
-    return write(folder / "index", documents, 2, memory_bytes=4 << 20)
-
-
 @pytest.mark.parametrize("mask_share", [None, 0.5, 0.01, 0.0002])
 def test_pruning_changes_nothing(large: PostingsIndex, mask_share: float | None) -> None:
     """Searches for few, which skip much, give the first of a search for all, which can skip nothing."""
@@ -177,82 +146,6 @@ def test_many_threads_get_what_one_gets(large: PostingsIndex) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
-
-
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_that_share_a_search_find_what_one_finds(large: PostingsIndex, threads: int) -> None:
-    boosts = [1.0] * large.fields
-    random = np.random.default_rng(threads)
-    for _ in range(20):
-        terms = [f"w{number}" for number in random.choice(12, 4, replace=False)]
-        mask = random.random(len(large)) < 0.3 if random.random() < 0.5 else None
-        k = int(random.integers(1, 400))
-        search = large.begin(terms, boosts=boosts, k=k, mask=None if mask is None else mask.copy())
-        assert not search.wait(0.001)  # who waits does not search
-        search.run(0.0)
-        workers = [threading.Thread(target=search.run) for _ in range(threads)]
-        for worker in workers:
-            worker.start()
-        assert search.wait(20.0)
-        for worker in workers:
-            worker.join()
-        for found, expected in zip(
-            search.found(), large.search(terms, boosts=boosts, k=k, mask=mask), strict=True
-        ):
-            np.testing.assert_array_equal(found, expected)
-        assert search.seconds > 0.0
-        docs = search.found()[0]
-        search.run()  # nothing is left
-        np.testing.assert_array_equal(search.found()[0], docs)
-
-
-def test_threads_of_the_core_find_what_one_finds(large: PostingsIndex) -> None:
-    boosts = [1.0] * large.fields
-    random = np.random.default_rng(3)
-    threads = SearchThreads(5)
-    try:
-        lent = set()
-        for round_ in range(40):
-            terms = [f"w{number}" for number in random.choice(12, 4, replace=False)]
-            mask = random.random(len(large)) < 0.3 if round_ % 2 else None
-            search = large.begin(terms, boosts=boosts, k=100, mask=None if mask is None else mask.copy())
-            lent.add(search.share(threads, 1 + round_ % 3))
-            if round_ % 4 == 0:  # freed, with all that it reads, while they may be at it
-                continue
-            search.run()
-            assert search.wait(20.0)
-            expected = large.search(terms, boosts=boosts, k=100, mask=mask)
-            for found, wanted in zip(search.found(), expected, strict=True):
-                np.testing.assert_array_equal(found, wanted)
-        assert lent <= {0, 1, 2, 3}
-        assert max(lent) > 0
-    finally:
-        threads.close()
-    threads.close()
-    late = large.begin(["w1"], boosts=boosts, k=3)
-    assert late.share(threads, 3) == 0
-    late.run()
-    assert len(late.found()[0]) == 3
-
-
-@pytest.mark.parametrize("count", [-1, 0, 257])
-def test_a_number_of_threads_that_cannot_be(count: int) -> None:
-    with pytest.raises(ValueError, match=f"{count} search threads"):
-        SearchThreads(count)
-
-
-def test_a_search_that_was_only_begun(large: PostingsIndex) -> None:
-    search = large.begin(["w1"], boosts=[1.0] * large.fields, k=3)
-    with pytest.raises(RuntimeError, match="has not ended"):
-        search.found()
-    assert search.seconds == 0.0
-    for asked in ({"boosts": [], "k": 1}, {"boosts": [1.0] * large.fields, "k": 1, "mask": np.ones(2, bool)}):
-        with pytest.raises(ValueError, match=r"boosts|mask"):
-            large.begin(["w1"], **asked)
-    nothing = large.begin(["nowhere"], boosts=[1.0] * large.fields, k=3)
-    nothing.run()
-    assert nothing.ended
-    assert nothing.found()[0].tolist() == []
 
 
 def test_an_index_of_nothing(tmp_path: Path) -> None:

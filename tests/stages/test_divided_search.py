@@ -123,10 +123,12 @@ def test_who_joins_before_the_other_thread_has_divided_it_gets_the_answer(make_w
 def test_who_has_nothing_else_to_do_helps(begun):
     divided = Divided()
     search, work = begun(divided)
-    search.help()
+    search.help(0.0)  # no time for that
+    assert threading.get_ident() not in divided.threads
+    search.help(LONG)
     assert divided.done.wait(LONG)
     assert threading.get_ident() in divided.threads
-    search.help()  # nothing is left
+    search.help(LONG)  # nothing is left
     assert search.join(work, optional=True)[0].tolist() == [7]
     assert len(divided.threads) == 2
 
@@ -152,7 +154,7 @@ def test_helping_what_no_thread_has_begun_does_nothing(make_work):
     with ThreadPoolExecutor(1) as pool:
         pool.submit(gate.wait, LONG)
         search = EarlySearches(pool).begin(Source(divided), make_work(), 3, None)
-        search.help()
+        search.help(LONG)
         assert not divided.threads
         assert search._claim.acquire(blocking=False)  # so that the pool does not wait for its second part
         gate.set()
