@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.gpu_pipeline import build_catalog, open_pipeline, query_texts
+from benchmarks.host_time import replaced
 from benchmarks.report import Report
 from searchpipe.device.facts import driver_facts
 from searchpipe.pipeline import Pipeline
@@ -84,8 +85,7 @@ def watched(marks: Marks) -> Iterator[None]:
                 finally:
                     marks.append((f"< {name}", time.perf_counter()))
 
-            setattr(owner, method, timed)
-            undo.callback(setattr, owner, method, call)
+            undo.enter_context(replaced(owner, method, timed))
         yield
 
 

@@ -120,6 +120,8 @@ def _alone(report: Report, opened: GpuPipeline, texts: list[str]) -> None:
     if len(calls) == _TRACED:
         host = [took - call.busy - call.gaps for took, call in zip(seconds, calls, strict=False)]
         report.figure("host_ms_p50_by_query", 1e3 * quantiles(host, (0.5,))["p50"], unit="ms")
+    else:
+        report.note(f"no host_ms_p50_by_query: {len(calls)} queries were told apart in the profile")
     report.note(
         f"host: the median of {_TRACED} queries, less the mean time in which the GPU ran a kernel or a copy "
         f"for them, less its gaps under {1e6 * GAP_S:.0f} us: from kernel to kernel no host takes part"
